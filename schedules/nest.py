@@ -1,0 +1,71 @@
+"""Placeholder for the data types of a followed nest (see ``StageNest``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LoopNest:
+    """One loop of the chain around a statement."""
+
+    stage: str
+    axis: str
+    level: int
+    kind: str  # spatial | reduce
+    annotation: str  # serial | parallel | vectorize | unroll
+    extent: Ints  # [N]
+
+
+@dataclass(frozen=True)
+class AccessNest:
+    """One tensor access of a statement, for all candidates.
+
+    ``touched[n, d]``: distinct elements that one execution of everything inside the first ``d``
+    loops addresses (``d = 0``: the whole program; ``d = D``: one iteration, 1 element).
+    ``lines[n, d]``: the same in cache lines. ``stride[n, d]``: elements between two consecutive
+    iterations of loop ``d``.
+    """
+
+    tensor: str
+    mode: str  # read | write | update
+    element_bytes: int
+    tensor_bytes: Ints  # [N], of the stored tensor (compact when computed at a loop)
+    touched: Ints  # [N, D + 1]
+    lines: Ints  # [N, D + 1]
+    stride: Ints  # [N, D]
+
+
+@dataclass(frozen=True)
+class StageNest:
+    """One statement: the chain of loops around it from the root, and what it accesses.
+
+    ``operations[class]``: operations of a class (see ``expr.OPERATIONS``, with ``mad`` for a
+    multiply feeding a sum) per innermost iteration.
+    """
+
+    stage: str
+    loops: tuple[LoopNest, ...]  # D
+    accesses: tuple[AccessNest, ...]
+    operations: dict[str, int]
+    is_float: bool
+    allocated_bytes: Ints  # [N], of the stage's own buffer; 0 for outputs
+    allocated_at: int  # number of chain loops outside the allocation
+
+    @property
+    def extents(self) -> Ints:
+        """``[N, D]``."""
+        return np.stack([loop.extent for loop in self.loops], axis=1)
+
+
+@dataclass(frozen=True)
+class ProgramNest:
+    """All statements of a batch of ``n`` candidates of one sketch."""
+
+    n: int
+    stages: tuple[StageNest, ...]

@@ -1,0 +1,152 @@
+"""The step vocabulary: a schedule is a list of these, and everything else is derived from it.
+
+Read ``nest.py`` next: it follows the steps for a batch of candidates. ``lower`` turns the
+followed nest of one candidate into TensorIR.
+
+*Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``) and come first. *Loop
+steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
+(:class:`Ref`); a *closed* step holds plain numbers only.
+
+To add a step: a class here, a row in ``STEP_TYPES``, its reader in ``nest.py`` (loop step) or
+``rewrites.py`` (rewrite), and its golden text. ``lower`` changes only for a new annotation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An open number: column ``column`` of the chosen row of knob ``knob``."""
+
+    knob: str
+    column: int = 0
+
+
+Number: TypeAlias = int | Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Substitute the body of an elementwise ``stage`` into its consumers.
+
+    ``b[i] = a[i] + 1; c[i] = b[i] * 2``  ->  ``c[i] = (a[i] + 1) * 2``
+    """
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWrite:
+    """Let ``stage`` accumulate into ``<stage>.acc`` and keep its name for a copy of the result.
+
+    ``c[i] = sum_k ...``  ->  ``c.acc[i] = sum_k ...; c[i] = c.acc[i]``
+    """
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReduction:
+    """Reduce ``axis`` of ``stage`` in ``lanes`` independent partial results (Ansor's rfactor).
+
+    ``s[i] = sum_k a[i, k]``  ->
+    ``s.lanes[i, l] = sum_k0 a[i, k0 * lanes + l]; s[i] = sum_l s.lanes[i, l] (+ sum of the rest)``
+    """
+
+    stage: str
+    axis: str
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Cut ``axis`` of ``stage`` into ``len(factors) + 1`` loops ``axis.0 ... axis.n``.
+
+    ``factors`` count from outside in, in units of the next inner tile; the last one is the size of
+    the innermost tile. Spatial tiles need not divide: the last tile is *shifted* back so that it
+    ends with the region, recomputing a few elements and needing no predicate.
+
+    ``for i in 10`` with factors ``(2, 4)`` -> tile sizes 8 and 4:
+    ``for i.0 in 2: for i.1 in 2: for i.2 in 4:`` at ``i = min(i.0 * 8, 2) + i.1 * 4 + i.2``
+
+    Reduce axes admit only factors whose product divides the extent.
+    """
+
+    stage: str
+    axis: str
+    factors: tuple[Number, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reorder:
+    """The complete order of the own loops of ``stage``, outermost first (``"i.0", "j.0", ...``)."""
+
+    stage: str
+    loops: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeAt:
+    """Compute ``stage`` inside ``loop`` of ``target``, for the region the rest of it reads."""
+
+    stage: str
+    target: str
+    loop: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Copy what ``stage`` reads of ``tensor`` into the order its loops read it.
+
+    ``at=None``: once, at compile time (constant tensors) or at the start of the program.
+    ``at=(target, loop)``: inside that loop, for the region used there.
+    """
+
+    stage: str
+    tensor: str
+    at: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Annotate:
+    """How ``loops`` of ``stage`` run: ``parallel`` (fused into one), ``vectorize``, ``unroll``.
+
+    GPU kinds (``blockIdx.x``, ``threadIdx.x``, ``vthread``) are rows of the same table.
+    """
+
+    stage: str
+    loops: tuple[str, ...]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where the tensor of ``stage`` lives: ``global``, ``local`` (registers), ``shared``."""
+
+    stage: str
+    scope: str
+
+
+Step: TypeAlias = (
+    Inline | CacheWrite | SplitReduction | Tile | Reorder | ComputeAt | Pack | Annotate | Scope
+)
+
+REWRITES = (Inline, CacheWrite, SplitReduction)
+
+# Record tag -> class. Tags are part of the log format and never change.
+STEP_TYPES: dict[str, type[Step]] = {
+    "inline": Inline,
+    "cache_write": CacheWrite,
+    "split_reduction": SplitReduction,
+    "tile": Tile,
+    "reorder": Reorder,
+    "compute_at": ComputeAt,
+    "pack": Pack,
+    "annotate": Annotate,
+    "scope": Scope,
+}
+
+ANNOTATIONS = ("serial", "parallel", "vectorize", "unroll")
