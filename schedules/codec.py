@@ -38,7 +38,7 @@ def _step(entry: Json) -> Step:
 def _plain(value: Any) -> Json:
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
-    if value is None or isinstance(value, (str, int)):
+    if value is None or isinstance(value, (str, int, bool)):
         return value
     raise ScheduleError(f"{value!r} is an open number; close the sketch first")
 
@@ -46,7 +46,7 @@ def _plain(value: Any) -> Json:
 def _frozen(value: Json) -> Any:
     if isinstance(value, list):
         return tuple(_frozen(v) for v in value)
-    if value is None or isinstance(value, (str, int)):
+    if value is None or isinstance(value, (str, int, bool)):
         return value
     raise ScheduleError(f"{value!r} cannot be part of a step")
 

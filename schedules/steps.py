@@ -52,6 +52,8 @@ class CacheWrite:
 class SplitReduction:
     """Reduce ``axis`` of ``stage`` in ``lanes`` independent partial results (Ansor's rfactor).
 
+    ``interleaved``: lane ``l`` takes every ``lanes``-th element (vectors); otherwise one block.
+
     ``s[i] = sum_k a[i, k]``  ->
     ``s.lanes[i, l] = sum_k0 a[i, k0 * lanes + l]; s[i] = sum_l s.lanes[i, l] (+ sum of the rest)``
     """
@@ -59,6 +61,7 @@ class SplitReduction:
     stage: str
     axis: str
     lanes: int
+    interleaved: bool = True
 
 
 @dataclass(frozen=True, slots=True)

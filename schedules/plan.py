@@ -1,0 +1,267 @@
+"""The static half of a followed schedule: which loops exist, in which order, who sits inside whom.
+
+``build_plan`` reads the steps once; nothing in a plan depends on the numbers of a candidate, so one
+plan serves a whole population. ``nest.py`` adds the numbers, ``lower`` the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from schedules.dag import SPATIAL, ComputeDAG, Stage
+from schedules.errors import ScheduleError
+from schedules.expr import Affine, Call, Expr, Read, affine
+from schedules.rewrites import apply_rewrites
+from schedules.steps import (
+    REWRITES,
+    Annotate,
+    ComputeAt,
+    Number,
+    Pack,
+    Reorder,
+    Scope,
+    Step,
+    Tile,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Loop ``level`` of ``axis`` of ``stage``; level 0 is the outermost."""
+
+    stage: str
+    axis: str
+    level: int
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.axis}.{self.level}"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One distinct read of a stage body: per dimension an affine index, or ``None``.
+
+    ``guarded``: the read stands behind a condition, so that its index may leave the tensor.
+    """
+
+    read: Read
+    indices: tuple[Affine | None, ...]
+    guarded: bool
+
+    @property
+    def tensor(self) -> str:
+        return self.read.tensor
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage with its own loops in order, its place, annotations and storage."""
+
+    stage: Stage
+    factors: dict[str, tuple[Number, ...]]
+    loops: tuple[Loop, ...]
+    annotations: dict[str, str]
+    attached: tuple[str, int] | None  # (target stage, own loops of the target outside)
+    chain: tuple[Loop, ...]  # all loops around the body, outermost first
+    scope: str
+    packs: tuple[Pack, ...]
+    accesses: tuple[Access, ...]
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def depth(self) -> int:
+        """Number of chain loops that belong to other stages."""
+        return len(self.chain) - len(self.loops)
+
+    @property
+    def parallel(self) -> int:
+        """Number of leading own loops that are fused and parallel."""
+        return sum(1 for loop in self.loops if self.annotations.get(loop.name) == "parallel")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of ``dag`` (after rewrites) in execution order."""
+
+    dag: ComputeDAG
+    stages: tuple[StagePlan, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, StagePlan]:
+        return {s.name: s for s in self.stages}
+
+    @cached_property
+    def inside(self) -> dict[tuple[str, int], tuple[str, ...]]:
+        """Attach point -> stages computed there, in execution order."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for plan in self.stages:
+            if plan.attached is not None:
+                found.setdefault(plan.attached, []).append(plan.name)
+        return {point: tuple(names) for point, names in found.items()}
+
+
+@dataclass
+class _Draft:
+    factors: dict[str, tuple[Number, ...]] = field(default_factory=dict)
+    order: tuple[str, ...] | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
+    at: tuple[str, str] | None = None
+    scope: str = "global"
+    packs: list[Pack] = field(default_factory=list)
+
+
+def build_plan(dag: ComputeDAG, steps: tuple[Step, ...]) -> Plan:
+    """Follow ``steps`` structurally; raises :class:`ScheduleError` for an illegal or misplaced one."""
+    _check_order(steps)
+    dag = apply_rewrites(dag, steps)
+    drafts = {s.name: _Draft() for s in dag.stages}
+    for step in steps:
+        if not isinstance(step, REWRITES):
+            if step.stage not in drafts:
+                raise ScheduleError(f"{type(step).__name__}: there is no stage {step.stage!r}")
+            _note(drafts[step.stage], step)
+    plans: dict[str, StagePlan] = {}
+    for stage in reversed(dag.stages):
+        plans[stage.name] = _stage_plan(dag, stage, drafts, plans)
+    return Plan(dag, tuple(plans[s.name] for s in dag.stages))
+
+
+def _check_order(steps: tuple[Step, ...]) -> None:
+    seen_loop_step = False
+    for step in steps:
+        if isinstance(step, REWRITES) and seen_loop_step:
+            raise ScheduleError(f"{type(step).__name__} of {step.stage!r} follows a loop step")
+        seen_loop_step |= not isinstance(step, REWRITES)
+
+
+def _note(draft: _Draft, step: Step) -> None:
+    match step:
+        case Tile():
+            draft.factors[step.axis] = step.factors
+        case Reorder():
+            draft.order = step.loops
+        case ComputeAt():
+            draft.at = (step.target, step.loop)
+        case Annotate():
+            draft.annotations |= dict.fromkeys(step.loops, step.kind)
+        case Scope():
+            draft.scope = step.scope
+        case Pack():
+            draft.packs.append(step)
+
+
+def _stage_plan(
+    dag: ComputeDAG, stage: Stage, drafts: dict[str, _Draft], plans: dict[str, StagePlan]
+) -> StagePlan:
+    draft = drafts[stage.name]
+    loops = _own_loops(stage, draft)
+    attached, outer = _attachment(dag, stage, draft, plans)
+    plan = StagePlan(
+        stage,
+        draft.factors,
+        loops,
+        draft.annotations,
+        attached,
+        (*outer, *loops),
+        draft.scope,
+        tuple(draft.packs),
+        stage_accesses(stage),
+    )
+    _check_annotations(plan)
+    return plan
+
+
+def _own_loops(stage: Stage, draft: _Draft) -> tuple[Loop, ...]:
+    for axis in draft.factors:
+        if axis not in {a.name for a in stage.axes}:
+            raise ScheduleError(f"tile of {stage.name!r}: there is no axis {axis!r}")
+    loops = {
+        loop.name: loop
+        for a in stage.axes
+        for loop in (
+            Loop(stage.name, a.name, level, a.kind)
+            for level in range(len(draft.factors.get(a.name, ())) + 1)
+        )
+    }
+    if draft.order is None:
+        return tuple(sorted(loops.values(), key=lambda x: x.level))
+    if sorted(draft.order) != sorted(loops):
+        raise ScheduleError(
+            f"reorder of {stage.name!r}: {list(draft.order)} are not its loops {list(loops)}"
+        )
+    ordered = tuple(loops[name] for name in draft.order)
+    for axis in stage.axes:
+        levels = [x.level for x in ordered if x.axis == axis.name]
+        if levels != sorted(levels):
+            raise ScheduleError(f"reorder of {stage.name!r}: levels of {axis.name!r} out of order")
+    return ordered
+
+
+def _attachment(
+    dag: ComputeDAG, stage: Stage, draft: _Draft, plans: dict[str, StagePlan]
+) -> tuple[tuple[str, int] | None, tuple[Loop, ...]]:
+    if draft.at is None:
+        return None, ()
+    target_name, loop_name = draft.at
+    what = f"compute_at of {stage.name!r}"
+    target = plans.get(target_name)
+    if target is None:
+        raise ScheduleError(f"{what}: {target_name!r} is no later stage")
+    if stage.name in dag.outputs:
+        raise ScheduleError(f"{what}: it is an output")
+    names = [loop.name for loop in target.loops]
+    if loop_name not in names:
+        raise ScheduleError(f"{what}: {target_name!r} has no loop {loop_name!r}")
+    outside = names.index(loop_name) + 1
+    if outside < target.parallel:
+        raise ScheduleError(f"{what}: loop {loop_name!r} is fused with the next one")
+    if any(target.annotations.get(n) in ("vectorize", "unroll") for n in names[:outside]):
+        raise ScheduleError(f"{what}: loop {loop_name!r} is inside a vectorized or unrolled loop")
+    prefix = target.chain[: target.depth + outside]
+    for consumer in dag.consumers[stage.name]:
+        if plans[consumer].chain[: len(prefix)] != prefix:
+            raise ScheduleError(f"{what}: consumer {consumer!r} is outside {loop_name!r}")
+    return (target_name, outside), prefix
+
+
+def _check_annotations(plan: StagePlan) -> None:
+    by_name = {loop.name: loop for loop in plan.loops}
+    for name, kind in plan.annotations.items():
+        if name not in by_name:
+            raise ScheduleError(f"{kind} of {plan.name!r}: there is no loop {name!r}")
+        if by_name[name].kind != SPATIAL and kind in ("parallel", "vectorize"):
+            raise ScheduleError(f"{kind} of {plan.name!r}: {name!r} is a reduction")
+    leading = [plan.annotations.get(loop.name) for loop in plan.loops[: plan.parallel]]
+    if any(kind != "parallel" for kind in leading):
+        raise ScheduleError(f"parallel of {plan.name!r}: the loops are not the outermost ones")
+    if plan.parallel and plan.attached is not None:
+        raise ScheduleError(f"parallel of {plan.name!r}: it is computed inside another stage")
+    vector = [name for name, kind in plan.annotations.items() if kind == "vectorize"]
+    if vector and (len(vector) > 1 or plan.loops[-1].name != vector[0]):
+        raise ScheduleError(f"vectorize of {plan.name!r}: {vector} is not the innermost loop")
+
+
+def stage_accesses(stage: Stage) -> tuple[Access, ...]:
+    """The distinct reads of a stage; a read that also stands unguarded counts as unguarded."""
+    guarded: dict[Read, bool] = {}
+    _collect(stage.body, False, guarded)
+    return tuple(
+        Access(read, tuple(affine(i) for i in read.indices), behind)
+        for read, behind in guarded.items()
+    )
+
+
+def _collect(expr: Expr, behind: bool, found: dict[Read, bool]) -> None:
+    if isinstance(expr, Read):
+        found[expr] = found.get(expr, True) and behind
+        for index in expr.indices:
+            _collect(index, behind, found)
+    elif isinstance(expr, Call):
+        for position, arg in enumerate(expr.args):
+            _collect(arg, behind or (expr.op == "select" and position > 0), found)

@@ -1,0 +1,143 @@
+"""Rewrites: steps that take a compute DAG to a compute DAG.
+
+They come first in every step list. Each is a plain function in ``REWRITE_FUNCTIONS``; all keep the
+values of the outputs (``SplitReduction`` up to the order of a sum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
+from schedules.errors import ScheduleError
+from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild
+from schedules.steps import CacheWrite, Inline, SplitReduction, Step
+
+_COMBINE = {"sum": "add", "max": "max", "min": "min", "prod": "mul"}
+
+
+def apply_rewrites(dag: ComputeDAG, steps: tuple[Step, ...]) -> ComputeDAG:
+    """``dag`` after the rewrites among ``steps``; raises :class:`ScheduleError` when one is illegal."""
+    for step in steps:
+        rewrite = REWRITE_FUNCTIONS.get(type(step))
+        if rewrite is not None:
+            dag = rewrite(dag, step)
+    return dag
+
+
+def _stage(dag: ComputeDAG, name: str) -> Stage:
+    if name not in dag.by_name:
+        raise ScheduleError(f"there is no stage {name!r}")
+    return dag.by_name[name]
+
+
+def _replace_stage(dag: ComputeDAG, name: str, new: tuple[Stage, ...]) -> ComputeDAG:
+    stages: list[Stage] = []
+    for stage in dag.stages:
+        stages.extend(new if stage.name == name else (stage,))
+    return replace(dag, stages=tuple(stages))
+
+
+def substitute_axes(expr: Expr, values: Mapping[str, Expr]) -> Expr:
+    """``expr`` with axes replaced by expressions."""
+    return rebuild(expr, lambda node: values.get(node.name) if isinstance(node, Axis) else None)
+
+
+def inline(dag: ComputeDAG, step: Inline) -> ComputeDAG:
+    """Substitute an elementwise stage into its consumers and drop it."""
+    stage = _stage(dag, step.stage)
+    if stage.combiner is not None:
+        raise ScheduleError(f"inline of {stage.name!r}: it reduces over {stage.reduce[0].name!r}")
+    if stage.name in dag.outputs:
+        raise ScheduleError(f"inline of {stage.name!r}: it is an output")
+
+    def change(node: Expr) -> Expr | None:
+        if not isinstance(node, Read) or node.tensor != stage.name:
+            return None
+        names = (a.name for a in stage.axes)
+        return substitute_axes(stage.body, dict(zip(names, node.indices, strict=True)))
+
+    stages = tuple(
+        replace(s, body=rebuild(s.body, change)) for s in dag.stages if s.name != stage.name
+    )
+    return replace(dag, stages=stages)
+
+
+def cache_write(dag: ComputeDAG, step: CacheWrite) -> ComputeDAG:
+    """Give an accumulating stage a separate copy of its result."""
+    stage = _stage(dag, step.stage)
+    accumulator = replace(stage, name=f"{stage.name}.acc")
+    indices = tuple(Axis(a.name) for a in stage.spatial)
+    copy = Stage(
+        stage.name, stage.spatial, Read(accumulator.name, indices, stage.dtype), stage.dtype
+    )
+    return _replace_stage(dag, stage.name, (accumulator, copy))
+
+
+def split_reduction(dag: ComputeDAG, step: SplitReduction) -> ComputeDAG:
+    """Partial results over ``parts``, a combination of them, and the remainder if any."""
+    stage = _stage(dag, step.stage)
+    axis = next((a for a in stage.reduce if a.name == step.axis), None)
+    if axis is None or stage.combiner is None:
+        raise ScheduleError(f"split_reduction of {stage.name!r}: {step.axis!r} is no reduce axis")
+    length = axis.extent // step.lanes
+    if length < 1:
+        raise ScheduleError(
+            f"split_reduction of {stage.name!r}: {axis.name!r} has {axis.extent} < {step.lanes}"
+        )
+    partial = _partial_stage(stage, axis, step, length)
+    lane = IterAxis(f"{axis.name}.lane", step.lanes, REDUCE)
+    spatial = tuple(Axis(a.name) for a in stage.spatial)
+    read = Read(partial.name, (*spatial, Axis(lane.name)), stage.dtype)
+    covered = length * step.lanes
+    if covered == axis.extent:
+        total = Stage(stage.name, (*stage.spatial, lane), read, stage.dtype, stage.combiner)
+        return _replace_stage(dag, stage.name, (partial, total))
+    lanes = Stage(f"{stage.name}.sum", (*stage.spatial, lane), read, stage.dtype, stage.combiner)
+    tail = _tail_stage(stage, axis, covered)
+    combined = Call(
+        _COMBINE[stage.combiner],
+        (Read(lanes.name, spatial, stage.dtype), Read(tail.name, spatial, stage.dtype)),
+        stage.dtype,
+    )
+    total = Stage(stage.name, stage.spatial, combined, stage.dtype)
+    return _replace_stage(dag, stage.name, (partial, lanes, tail, total))
+
+
+def _partial_stage(stage: Stage, axis: IterAxis, step: SplitReduction, length: int) -> Stage:
+    lane = IterAxis(f"{axis.name}.lane", step.lanes, SPATIAL)
+    inner = IterAxis(axis.name, length, REDUCE)
+    if step.interleaved:
+        value = _plus(_times(Axis(axis.name), step.lanes), Axis(lane.name))
+    else:
+        value = _plus(_times(Axis(lane.name), length), Axis(axis.name))
+    rest = tuple(inner if a.name == axis.name else a for a in stage.reduce)
+    body = substitute_axes(stage.body, {axis.name: value})
+    axes = (*stage.spatial, lane, *rest)
+    return Stage(f"{stage.name}.lanes", axes, body, stage.dtype, stage.combiner)
+
+
+def _tail_stage(stage: Stage, axis: IterAxis, covered: int) -> Stage:
+    shifted = _plus(Axis(axis.name), Const(covered, INDEX_DTYPE))
+    axes = tuple(
+        replace(a, extent=axis.extent - covered) if a.name == axis.name else a for a in stage.axes
+    )
+    body = substitute_axes(stage.body, {axis.name: shifted})
+    return Stage(f"{stage.name}.tail", axes, body, stage.dtype, stage.combiner)
+
+
+def _plus(a: Expr, b: Expr) -> Expr:
+    return Call("add", (a, b), INDEX_DTYPE)
+
+
+def _times(a: Expr, factor: int) -> Expr:
+    return Call("mul", (a, Const(factor, INDEX_DTYPE)), INDEX_DTYPE)
+
+
+REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
+    Inline: inline,
+    CacheWrite: cache_write,
+    SplitReduction: split_reduction,
+}
