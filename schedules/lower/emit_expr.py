@@ -22,6 +22,7 @@ Tir: TypeAlias = Any
 POLYNOMIAL = "polynomial"
 LIBM = "libm"
 
+_AS_FLOAT32 = ("float32", "float16", "bfloat16")
 _INDEX_DIVISIONS = ("truncdiv", "truncmod", "floordiv", "floormod")
 
 _BINARY: dict[str, Callable[[Tir, Tir], Tir]] = {
@@ -117,8 +118,9 @@ class _Emitter:
         args = self.matched_index_constants(call)
         if call.op == "cast":
             return args[0].astype(call.dtype)
-        if call.op in POLYNOMIALS and self.math_mode == POLYNOMIAL:
-            return _in_float32(POLYNOMIALS[call.op], args[0], call.dtype)
+        if call.op in POLYNOMIALS and self.math_mode == POLYNOMIAL and call.dtype in _AS_FLOAT32:
+            wide = POLYNOMIALS[call.op](args[0].astype("float32"))
+            return wide.astype(call.dtype)
         if call.op in _BINARY:
             return _BINARY[call.op](*args)
         if call.op in _UNARY:
@@ -151,7 +153,9 @@ class _Emitter:
                 if not (isinstance(node.args[1], Const) and node.args[1].value):
                     return False
             elif isinstance(node, Read) and node not in self.unguarded:
-                free = by_data and not any(isinstance(i, Read) for x in node.indices for i in walk(x))
+                free = by_data and not any(
+                    isinstance(i, Read) for x in node.indices for i in walk(x)
+                )
                 if not free and not self.in_bounds(node):
                     return False
         return True
@@ -209,11 +213,3 @@ def _matched(a: Tir, b: Tir) -> tuple[Tir, Tir]:
     if left == right or {str(left), str(right)} != {"int32", "int64"}:
         return a, b
     return a.astype("int64"), b.astype("int64")
-
-
-def _in_float32(function: Callable[[Tir], Tir], argument: Tir, dtype: str) -> Tir:
-    if dtype == "float32":
-        return function(argument)
-    if dtype in ("float16", "bfloat16"):
-        return function(argument.astype("float32")).astype(dtype)
-    raise UnsupportedProgram(f"no polynomial for {dtype}")
