@@ -1,11 +1,24 @@
-"""Placeholder for the data types of a followed nest (see ``StageNest``)."""
+"""A schedule followed symbolically: every loop extent, region and footprint as an array over N.
+
+Read ``plan.py`` first (the loops without numbers). ``follow`` never touches TVM: ten thousand
+candidates cost tens of milliseconds. ``lower`` builds one candidate from the same numbers, and a
+test compares the two.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from schedules.dag import REDUCE, SPATIAL, IterAxis, Stage
+from schedules.errors import ScheduleError
+from schedules.expr import OPERATIONS, Affine, Axis, Call, Expr, walk
+from schedules.plan import Access, Plan, StagePlan, build_plan
+from schedules.sketch import Choices, Sketch
+from schedules.steps import Pack, Step, Tile
 
 Ints = NDArray[np.int64]
 
@@ -69,3 +82,469 @@ class ProgramNest:
 
     n: int
     stages: tuple[StageNest, ...]
+
+
+def follow(sketch: Sketch, choices: Choices) -> ProgramNest:
+    """The nests of all candidates ``choices [N, K]`` of ``sketch``.
+
+    Raises :class:`ScheduleError` when a step is illegal, or when a tile of a reduce axis does not
+    divide it for some candidate.
+    """
+    return Follower(plan_of(sketch), sketch, choices).program()
+
+
+def plan_of(sketch: Sketch) -> Plan:
+    """The static plan of a sketch."""
+    return build_plan(sketch.dag, sketch.steps)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where one dimension of a computed-at stage starts and how much of it is needed.
+
+    The start is ``constant + sum(coefficient * start of (stage, axis))``; ``extent [N, p + 1]`` is
+    the extent needed at every depth up to the attach point. A ``clamped`` start is kept inside the
+    tensor because a guarded read may ask for more.
+    """
+
+    terms: tuple[tuple[tuple[str, str], int], ...]
+    constant: int
+    extent: Ints
+    clamped: bool
+
+
+class Follower:
+    """Follows one plan for a batch; stages are visited consumers first.
+
+    ``sizes[stage][axis]``: tile sizes per level, ``[N]`` each. ``spans[stage][axis]``: how many
+    values of the axis lie inside the first ``d`` chain loops, ``[N, D + 1]``.
+    ``influence[stage][axis]``: change of the axis when chain loop ``d`` advances, ``[N, D]``.
+    """
+
+    def __init__(self, plan: Plan, sketch: Sketch, choices: Choices) -> None:
+        self.plan = plan
+        self.sketch = sketch
+        self.choices = choices
+        self.n = len(choices)
+        self.sizes: dict[str, dict[str, list[Ints]]] = {}
+        self.spans: dict[str, dict[str, Ints]] = {}
+        self.influence: dict[str, dict[str, Ints]] = {}
+        self.extents: dict[str, list[Ints]] = {}
+        self.regions: dict[str, tuple[Region, ...]] = {}
+        for stage_plan in reversed(plan.stages):
+            self._visit(stage_plan)
+
+    # -- sizes, spans, regions ------------------------------------------------------------------
+
+    def _visit(self, plan: StagePlan) -> None:
+        if plan.attached is not None:
+            self.regions[plan.name] = self._regions(plan)
+        self.sizes[plan.name] = {a.name: self._tile_sizes(plan, a) for a in plan.stage.axes}
+        self.extents[plan.name] = self._loop_extents(plan)
+        self.spans[plan.name] = {a.name: self._span(plan, a) for a in plan.stage.axes}
+        self.influence[plan.name] = {a.name: self._influence(plan, a) for a in plan.stage.axes}
+
+    def _outer_spans(self, plan: StagePlan, axis: IterAxis) -> Ints:
+        """Spans of ``axis`` at the depths outside the stage's own loops, ``[N, depth + 1]``."""
+        if axis.kind == REDUCE or plan.attached is None:
+            return np.full((self.n, plan.depth + 1), axis.extent, dtype=np.int64)
+        dimension = [a.name for a in plan.stage.spatial].index(axis.name)
+        return self.regions[plan.name][dimension].extent
+
+    def _tile_sizes(self, plan: StagePlan, axis: IterAxis) -> list[Ints]:
+        whole = self._outer_spans(plan, axis)[:, -1]
+        sizes: list[Ints] = []
+        size = np.ones(self.n, dtype=np.int64)
+        for factor in reversed(plan.factors.get(axis.name, ())):
+            wanted = self.sketch.numbers(factor, self.choices) * size
+            if axis.kind == REDUCE and np.any(whole % wanted):
+                raise ScheduleError(
+                    f"tile of {plan.name!r}: {axis.name!r} of {axis.extent} is not divisible"
+                )
+            size = np.minimum(wanted, whole)
+            sizes.append(size)
+        return [whole, *reversed(sizes)]
+
+    def _loop_extents(self, plan: StagePlan) -> list[Ints]:
+        extents = []
+        for loop in plan.loops:
+            sizes = self.sizes[plan.name][loop.axis]
+            inner = sizes[loop.level + 1] if loop.level + 1 < len(sizes) else 1
+            extents.append(-(-sizes[loop.level] // inner))
+        return extents
+
+    def _span(self, plan: StagePlan, axis: IterAxis) -> Ints:
+        sizes = self.sizes[plan.name][axis.name]
+        columns = [self._outer_spans(plan, axis)]
+        level = 0
+        for loop in plan.loops:
+            level += loop.axis == axis.name
+            current = sizes[level] if level < len(sizes) else np.ones(self.n, dtype=np.int64)
+            columns.append(current[:, None])
+        return np.concatenate(columns, axis=1)
+
+    def _influence(self, plan: StagePlan, axis: IterAxis) -> Ints:
+        result = np.zeros((self.n, len(plan.chain)), dtype=np.int64)
+        if plan.attached is not None and axis.kind == SPATIAL:
+            dimension = [a.name for a in plan.stage.spatial].index(axis.name)
+            for (stage, name), coefficient in self.regions[plan.name][dimension].terms:
+                result[:, : plan.depth] += (
+                    coefficient * self.influence[stage][name][:, : plan.depth]
+                )
+        sizes = self.sizes[plan.name][axis.name]
+        for d, loop in enumerate(plan.loops):
+            if loop.axis == axis.name:
+                step = sizes[loop.level + 1] if loop.level + 1 < len(sizes) else 1
+                result[:, plan.depth + d] = step
+        return result
+
+    def _regions(self, plan: StagePlan) -> tuple[Region, ...]:
+        consumers = [self.plan.by_name[c] for c in self.plan.dag.consumers[plan.name]]
+        reads = [(c, a) for c in consumers for a in c.accesses if a.tensor == plan.name]
+        return tuple(
+            self._region(plan, dimension, extent, reads)
+            for dimension, extent in enumerate(plan.stage.shape)
+        )
+
+    def _region(
+        self,
+        plan: StagePlan,
+        dimension: int,
+        extent: int,
+        reads: list[tuple[StagePlan, Access]],
+    ) -> Region:
+        whole = np.full((self.n, plan.depth + 1), extent, dtype=np.int64)
+        linear: dict[tuple[tuple[tuple[str, str], int], ...], None] = {}
+        low: list[int] = []
+        high: list[Ints] = []
+        for consumer, access in reads:
+            index = access.indices[dimension]
+            if index is None or any(c < 0 for _, c in index.terms):
+                return Region((), 0, whole, False)
+            terms, constant = self._start(consumer, index, plan)
+            linear[terms] = None
+            reach = np.full_like(whole, constant)
+            for axis, coefficient in index.terms:
+                span = self.spans[consumer.name][axis][:, : plan.depth + 1]
+                reach = reach + coefficient * (span - 1)
+            low.append(constant)
+            high.append(reach)
+        if len(linear) != 1:
+            return Region((), 0, whole, False)
+        needed = np.maximum.reduce(high) - min(low) + 1
+        clamped = any(access.guarded for _, access in reads)
+        return Region(next(iter(linear)), min(low), np.minimum(needed, whole), clamped)
+
+    def _start(
+        self, consumer: StagePlan, index: Affine, plan: StagePlan
+    ) -> tuple[tuple[tuple[tuple[str, str], int], ...], int]:
+        """The start of an index over axes of ``consumer``, as seen at the attach point of ``plan``."""
+        total: dict[tuple[str, str], int] = {}
+        constant = index.constant
+        pending = [(consumer.name, axis, c) for axis, c in index.terms]
+        assert plan.attached is not None
+        while pending:
+            stage, axis, coefficient = pending.pop()
+            owner = self.plan.by_name[stage]
+            if stage == plan.attached[0]:
+                total[stage, axis] = total.get((stage, axis), 0) + coefficient
+            elif owner.stage.axis(axis).kind == SPATIAL and owner.attached is not None:
+                dimension = [a.name for a in owner.stage.spatial].index(axis)
+                region = self.regions[stage][dimension]
+                if region.clamped:
+                    total[stage, axis] = total.get((stage, axis), 0) + coefficient
+                    continue
+                constant += coefficient * region.constant
+                pending += [(s, a, c * coefficient) for (s, a), c in region.terms]
+        return tuple(sorted((k, c) for k, c in total.items() if c)), constant
+
+    # -- the public form ------------------------------------------------------------------------
+
+    def program(self) -> ProgramNest:
+        stages = []
+        for plan in self.plan.stages:
+            for pack in plan.packs:
+                if self.is_runtime_pack(pack):
+                    stages.append(self._pack_nest(plan, pack))
+            stages.append(self._stage_nest(plan))
+        return ProgramNest(self.n, tuple(stages))
+
+    def is_runtime_pack(self, pack: Pack) -> bool:
+        """Whether the copy is part of every run (a constant tensor is packed at compile time)."""
+        source = self.plan.dag.input_by_name.get(pack.tensor)
+        return pack.at is not None or source is None or not source.constant
+
+    def chain_extents(self, plan: StagePlan) -> list[Ints]:
+        """Extents of all chain loops of a stage, ``[N]`` each, outermost first."""
+        if plan.attached is None:
+            return list(self.extents[plan.name])
+        target = self.plan.by_name[plan.attached[0]]
+        outer = self.chain_extents(target)[: plan.depth]
+        return [*outer, *self.extents[plan.name]]
+
+    def pack_depth(self, plan: StagePlan, pack: Pack) -> int:
+        """Number of chain loops of ``plan`` outside the copy."""
+        if pack.at is None:
+            return 0
+        for d, loop in enumerate(plan.chain):
+            if (loop.stage, loop.name) == pack.at:
+                return d + 1
+        raise ScheduleError(f"pack for {plan.name!r}: {pack.at} is not around it")
+
+    def pack_loops(self, plan: StagePlan, pack: Pack) -> list[int]:
+        """The chain loops (positions) that index the packed copy, outermost first."""
+        accesses = [a for a in plan.accesses if a.tensor == pack.tensor]
+        if len(accesses) != 1 or None in accesses[0].indices:
+            raise ScheduleError(
+                f"pack for {plan.name!r}: {pack.tensor!r} has no single affine read"
+            )
+        moved = self._moves(plan, accesses[0])
+        first = self.pack_depth(plan, pack)
+        return [d for d in range(first, len(plan.chain)) if moved[d]]
+
+    def _moves(self, plan: StagePlan, access: Access) -> list[bool]:
+        moves = np.zeros(len(plan.chain), dtype=bool)
+        for index in access.indices:
+            for axis, _ in index.terms if index is not None else ():
+                moves |= np.any(self.influence[plan.name][axis] != 0, axis=0)
+        return [bool(m) for m in moves]
+
+    def _loop_nests(self, plan: StagePlan) -> tuple[LoopNest, ...]:
+        return tuple(
+            LoopNest(
+                loop.stage,
+                loop.axis,
+                loop.level,
+                loop.kind,
+                self.plan.by_name[loop.stage].annotations.get(loop.name, "serial"),
+                extent,
+            )
+            for loop, extent in zip(plan.chain, self.chain_extents(plan), strict=True)
+        )
+
+    def _stage_nest(self, plan: StagePlan) -> StageNest:
+        stage = plan.stage
+        loops = self._loop_nests(plan)
+        accesses = [self._write_access(plan)]
+        accesses += [self._read_access(plan, access) for access in plan.accesses]
+        element = dtype_bytes(stage.dtype)
+        if stage.name in self.plan.dag.outputs:
+            allocated = np.zeros(self.n, dtype=np.int64)
+        else:
+            allocated = np.prod(np.stack(self.stored_shape(stage.name), 0), axis=0) * element
+        return StageNest(
+            stage.name,
+            loops,
+            tuple(accesses),
+            count_operations(stage),
+            "float" in stage.dtype,
+            allocated,
+            plan.depth,
+        )
+
+    def stored_shape(self, tensor: str) -> list[Ints]:
+        """Extents of the buffer that holds ``tensor``, ``[N]`` per dimension."""
+        plan = self.plan.by_name.get(tensor)
+        if plan is not None and plan.attached is not None:
+            return [r.extent[:, -1] for r in self.regions[tensor]]
+        shape = self.plan.dag.shape_of(tensor)
+        return [np.full(self.n, s, dtype=np.int64) for s in shape]
+
+    def _write_access(self, plan: StagePlan) -> AccessNest:
+        indices = tuple(Affine(((a.name, 1),), 0) for a in plan.stage.spatial)
+        mode = "write" if plan.stage.combiner is None else "update"
+        return self._access(plan, plan.name, indices, (), mode)
+
+    def _read_access(self, plan: StagePlan, access: Access) -> AccessNest:
+        for pack in plan.packs:
+            if pack.tensor == access.tensor:
+                return self._packed_access(plan, pack, "read")
+        return self._access(plan, access.tensor, access.indices, access.read.indices, "read")
+
+    def _access(
+        self,
+        plan: StagePlan,
+        tensor: str,
+        indices: tuple[Affine | None, ...],
+        exprs: tuple[Expr, ...],
+        mode: str,
+    ) -> AccessNest:
+        spans, influence = self.spans[plan.name], self.influence[plan.name]
+        shape = self.stored_shape(tensor)
+        depths = len(plan.chain) + 1
+        element = dtype_bytes(self.plan.dag.dtype_of(tensor))
+        counts: list[Ints] = []
+        stride = np.zeros((self.n, depths - 1), dtype=np.int64)
+        weight = np.ones(self.n, dtype=np.int64)
+        unit = False
+        for d in range(len(indices) - 1, -1, -1):
+            index, size = indices[d], shape[d]
+            if index is None:
+                counts.append(_bounded_count(exprs[d], spans, self.plan.dag.shape_of(tensor)[d]))
+            else:
+                counts.append(distinct([(c, spans[a]) for a, c in index.terms], self.n, depths))
+                for a, c in index.terms:
+                    stride += c * influence[a] * weight[:, None]
+                unit |= d == len(indices) - 1 and any(abs(c) == 1 for _, c in index.terms)
+            weight = weight * size
+        owner = self.plan.by_name.get(tensor)
+        if owner is not None and owner.attached is not None:
+            stride[:, : owner.depth] = 0
+        touched, lines = footprint(counts, shape[::-1], element, unit, self.n, depths)
+        return AccessNest(tensor, mode, element, weight * element, touched, lines, stride)
+
+    def _packed_access(self, plan: StagePlan, pack: Pack, mode: str) -> AccessNest:
+        chain = self.chain_extents(plan)
+        loops = self.pack_loops(plan, pack)
+        element = dtype_bytes(self.plan.dag.dtype_of(pack.tensor))
+        depths = len(chain) + 1
+        touched = np.ones((self.n, depths), dtype=np.int64)
+        stride = np.zeros((self.n, depths - 1), dtype=np.int64)
+        running = np.ones(self.n, dtype=np.int64)
+        for d in range(depths - 2, -1, -1):
+            if d in loops:
+                stride[:, d] = running
+                running = running * chain[d]
+            touched[:, d] = running
+        lines = -(-touched * element // LINE_BYTES)
+        name = f"{pack.tensor}.pack"
+        return AccessNest(name, mode, element, running * element, touched, lines, stride)
+
+    def _pack_nest(self, plan: StagePlan, pack: Pack) -> StageNest:
+        depth = self.pack_depth(plan, pack)
+        positions = [*range(depth), *self.pack_loops(plan, pack)]
+        access = next(a for a in plan.accesses if a.tensor == pack.tensor)
+        loops = self._loop_nests(plan)
+        copied = tuple(self._pack_loop(loops[d], d, depth, positions) for d in positions)
+        columns = [*positions, len(plan.chain)]
+        source = self._access(plan, access.tensor, access.indices, access.read.indices, "read")
+        target = self._packed_access(plan, pack, "write")
+        pair = tuple(
+            AccessNest(
+                a.tensor,
+                a.mode,
+                a.element_bytes,
+                a.tensor_bytes,
+                a.touched[:, columns],
+                a.lines[:, columns],
+                a.stride[:, positions],
+            )
+            for a in (target, source)
+        )
+        is_float = "float" in self.plan.dag.dtype_of(pack.tensor)
+        return StageNest(
+            f"{pack.tensor}.pack", copied, pair, {}, is_float, pair[0].tensor_bytes, depth
+        )
+
+    def _pack_loop(self, loop: LoopNest, d: int, depth: int, positions: list[int]) -> LoopNest:
+        if d < depth:
+            return loop
+        kind = pack_annotation(positions.index(d) - depth, len(positions) - depth, depth, loop)
+        return LoopNest(loop.stage, loop.axis, loop.level, SPATIAL, kind, loop.extent)
+
+
+def pack_annotation(position: int, count: int, depth: int, loop: LoopNest | None) -> str:
+    """How loop ``position`` of ``count`` of a packing copy runs; only a root copy is parallel."""
+    if position == count - 1 and loop is not None and loop.annotation == "vectorize":
+        return "vectorize"
+    if depth == 0 and position < min(2, count - 1):
+        return "parallel"
+    return "serial"
+
+
+LINE_BYTES = 64
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one element of a dtype such as ``float32``, ``int8`` or ``bool``."""
+    digits = "".join(c for c in dtype if c.isdigit())
+    return max(1, int(digits) // 8) if digits else 1
+
+
+def distinct(terms: list[tuple[int, Ints]], n: int, depths: int) -> Ints:
+    """How many different values ``sum(c * i)`` takes for ``0 <= i < span``.
+
+    Exact for one or two terms, and for more as long as all but the last two partial sums are
+    gapless; the count of two progressions is ``ab - max(0, a - q) * max(0, b - p)`` for coprime
+    steps ``p`` and ``q``.
+    """
+    count = np.ones((n, depths), dtype=np.int64)
+    step = 0
+    for coefficient, span in sorted(terms, key=lambda t: abs(t[0])):
+        coefficient = abs(coefficient)
+        if step == 0:
+            count, step = span, coefficient
+            continue
+        divisor = math.gcd(step, coefficient)
+        p, q = step // divisor, coefficient // divisor
+        count = count * span - np.maximum(0, count - q) * np.maximum(0, span - p)
+        step = divisor
+    return count
+
+
+def _bounded_count(expr: Expr, spans: dict[str, Ints], size: int) -> Ints:
+    """Upper bound of the values of an index that is not affine."""
+    names = {node.name for node in walk(expr) if isinstance(node, Axis)}
+    product = np.ones_like(next(iter(spans.values()))) if spans else np.ones((1, 1), np.int64)
+    for name in names:
+        product = product * spans[name]
+    return np.minimum(product, size)
+
+
+def footprint(
+    counts: list[Ints], shape: list[Ints], element: int, unit: bool, n: int, depths: int
+) -> tuple[Ints, Ints]:
+    """Elements and cache lines of a region; dimensions come innermost first."""
+    touched = np.ones((n, depths), dtype=np.int64)
+    run = np.ones((n, depths), dtype=np.int64)
+    rows = np.ones((n, depths), dtype=np.int64)
+    contiguous = np.ones((n, depths), dtype=bool)
+    for d, (count, size) in enumerate(zip(counts, shape, strict=False)):
+        touched = touched * count
+        joins = contiguous if d or unit else np.zeros_like(contiguous)
+        run = np.where(joins, run * count, run)
+        rows = np.where(joins, rows, rows * count)
+        contiguous = joins & (count >= size[:, None])
+    return touched, rows * -(-run * element // LINE_BYTES)
+
+
+def count_operations(stage: Stage) -> dict[str, int]:
+    """Operations of one innermost iteration by class; index arithmetic does not count."""
+    counts: dict[str, int] = {}
+    _count(stage.body, counts)
+    if stage.combiner == "sum":
+        body = stage.body
+        fused = isinstance(body, Call) and body.op == "mul"
+        if fused:
+            counts["mul"] -= 1
+        counts["mad" if fused else "addsub"] = counts.get("mad" if fused else "addsub", 0) + 1
+    elif stage.combiner is not None:
+        kind = "mul" if stage.combiner == "prod" else "compare"
+        counts[kind] = counts.get(kind, 0) + 1
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def _count(expr: Expr, counts: dict[str, int]) -> None:
+    if isinstance(expr, Call):
+        kind = OPERATIONS[expr.op][1]
+        counts[kind] = counts.get(kind, 0) + 1
+        for arg in expr.args:
+            _count(arg, counts)
+
+
+def effective_steps(sketch: Sketch, row: NDArray[np.int32]) -> tuple[Step, ...]:
+    """Closed steps of one candidate with factors clipped to what they do.
+
+    Two rows with equal effective steps are the same program; this is what a log stores.
+    """
+    follower = Follower(plan_of(sketch), sketch, row[None, :])
+    result: list[Step] = []
+    for step in sketch.close(row):
+        if isinstance(step, Tile):
+            sizes = [int(s[0]) for s in follower.sizes[step.stage][step.axis]]
+            inner = [*sizes[2:], 1]
+            step = replace(
+                step, factors=tuple(-(-a // b) for a, b in zip(sizes[1:], inner, strict=True))
+            )
+        result.append(step)
+    return tuple(result)

@@ -1,0 +1,44 @@
+"""Packing of constant operands at compile time, in plain NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules.lower.linear import Positions
+from schedules.plan import Access, Loop, StagePlan
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a tensor is stored: ``packed[loops] = tensor[indices(loops)]``.
+
+    ``indices`` holds one integer array per dimension of the tensor, broadcastable to ``shape``.
+    """
+
+    shape: tuple[int, ...]
+    indices: tuple[NDArray[np.int64], ...]
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The packed copy of ``array``, C-contiguous."""
+        return np.ascontiguousarray(np.broadcast_to(array[self.indices], self.shape))
+
+
+def constant_packing(
+    positions: Positions, stage: StagePlan, access: Access, loops: list[Loop]
+) -> Packing:
+    """The packing of what ``stage`` reads through ``access``, one dimension per loop."""
+    shape = tuple(positions.extent(loop) for loop in loops)
+    grids = np.meshgrid(*(np.arange(s) for s in shape), indexing="ij", sparse=True)
+    values = dict(zip(loops, grids, strict=True))
+    zero = np.zeros((1,) * len(shape), dtype=np.int64)
+    indices = []
+    for index in access.indices:
+        assert index is not None
+        linear = positions.index(stage, index)
+        value = positions.evaluate(linear, values.__getitem__, np.minimum, np.maximum)
+        indices.append(np.asarray(zero + value))
+    return Packing(shape, tuple(indices))

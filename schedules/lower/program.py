@@ -1,0 +1,319 @@
+"""Writes the TensorIR function of one candidate: loops, initialisation, statements, buffers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import tirx
+from tvm.s_tir.stmt import SBlock, SBlockRealize
+
+from schedules.dag import REDUCE, ComputeDAG
+from schedules.expr import Read
+from schedules.hardware import Hardware
+from schedules.lower.cpu import LOOP_KINDS
+from schedules.lower.emit_expr import emit
+from schedules.lower.linear import Linear, Positions
+from schedules.lower.packing import Packing, constant_packing
+from schedules.nest import Follower, pack_annotation, plan_of
+from schedules.plan import Access, Loop, StagePlan
+from schedules.sketch import closed
+from schedules.steps import Pack, Step
+
+IDENTITY: dict[str, Callable[[str], Any]] = {
+    "sum": lambda dtype: tirx.const(0, dtype),
+    "prod": lambda dtype: tirx.const(1, dtype),
+    "max": lambda dtype: tirx.min_value(dtype),
+    "min": lambda dtype: tirx.max_value(dtype),
+}
+COMBINE: dict[str, Callable[[Any, Any], Any]] = {
+    "sum": lambda a, b: a + b,
+    "prod": lambda a, b: a * b,
+    "max": tirx.max,
+    "min": tirx.min,
+}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A scheduled function and how its constant operands are stored.
+
+    Parameters of ``func`` are the inputs of the DAG in order (those in ``packs`` with their
+    packed shape), then the outputs.
+    """
+
+    func: tirx.PrimFunc
+    packs: dict[str, Packing]
+
+
+def lower(dag: ComputeDAG, steps: tuple[Step, ...], hardware: Hardware) -> Lowered:
+    """TensorIR of the closed ``steps`` over ``dag``; no steps give the plain nests.
+
+    Raises :class:`schedules.errors.ScheduleError` when a step is illegal.
+    """
+    sketch = closed(dag, steps)
+    follower = Follower(plan_of(sketch), sketch, np.zeros((1, 0), dtype=np.int32))
+    return _Program(follower, dag).lowered()
+
+
+def identifier(name: str) -> str:
+    """``name`` as it may stand in generated code."""
+    return re.sub(r"\W", "_", name)
+
+
+class _Program:
+    def __init__(self, follower: Follower, dag: ComputeDAG) -> None:
+        self.follower = follower
+        self.plan = follower.plan
+        self.positions = Positions(follower)
+        self.inputs = dag.inputs
+        self.values: dict[Loop, Any] = {}
+        self.packs: dict[str, Packing] = {}
+        self.packed: dict[tuple[str, str], tuple[Any, list[Loop]]] = {}
+        self.allocated: list[Any] = []
+        self.buffers: dict[str, Any] = {}
+        self._declare()
+
+    # -- buffers --------------------------------------------------------------------------------
+
+    def _declare(self) -> None:
+        for stage in self.plan.stages:
+            for pack in stage.packs:
+                self._declare_pack(stage, pack)
+        for tensor in self.inputs:
+            packing = self.packs.get(tensor.name)
+            shape = tensor.shape if packing is None else packing.shape
+            self.buffers[tensor.name] = _buffer(shape, tensor.dtype, tensor.name)
+        for stage in self.plan.stages:
+            shape = tuple(int(s[0]) for s in self.follower.stored_shape(stage.name))
+            buffer = _buffer(shape, stage.stage.dtype, stage.name, stage.scope)
+            self.buffers[stage.name] = buffer
+            if stage.name not in self.plan.dag.outputs:
+                self.allocated.append(buffer)
+
+    def _declare_pack(self, stage: StagePlan, pack: Pack) -> None:
+        access = _access_of(stage, pack)
+        loops = [stage.chain[d] for d in self.follower.pack_loops(stage, pack)]
+        if not self.follower.is_runtime_pack(pack):
+            packing = constant_packing(self.positions, stage, access, loops)
+            self.packs[pack.tensor] = packing
+            self.packed[stage.name, pack.tensor] = (None, loops)
+            return
+        shape = tuple(self.positions.extent(x) for x in loops)
+        dtype = self.plan.dag.dtype_of(pack.tensor)
+        buffer = _buffer(shape, dtype, f"{pack.tensor}.pack")
+        self.allocated.append(buffer)
+        self.packed[stage.name, pack.tensor] = (buffer, loops)
+
+    def lowered(self) -> Lowered:
+        statements = []
+        for stage in self.plan.stages:
+            if stage.attached is None:
+                statements += self._root_packs(stage)
+                statements.append(self._stage(stage))
+        outputs = [self.buffers[name] for name in self.plan.dag.outputs]
+        params = [*(self.buffers[t.name] for t in self.inputs), *outputs]
+        root = SBlock([], [], [], "root", _sequence(statements), alloc_buffers=self.allocated)
+        func = tirx.PrimFunc(params, SBlockRealize([], True, root))
+        attributes = {"global_symbol": "main", "tirx.noalias": True, "s_tir": True}
+        return Lowered(func.with_attr(attributes), self.packs)
+
+    # -- loops ----------------------------------------------------------------------------------
+
+    def _stage(self, stage: StagePlan) -> tirx.Stmt:
+        return self._fused(stage) if stage.parallel > 1 else self._nest(stage, 0)
+
+    def _fused(self, stage: StagePlan) -> tirx.Stmt:
+        loops = [x for x in stage.loops[: stage.parallel] if self.positions.extent(x) > 1]
+        if len(loops) < 2:
+            return self._nest(stage, 0)
+        total = int(np.prod([self.positions.extent(x) for x in loops]))
+        variable = tirx.Var("_".join(identifier(x.name) for x in loops), "int32")
+        stride = total
+        self.values |= dict.fromkeys(stage.loops[: stage.parallel], 0)
+        for loop in loops:
+            extent = self.positions.extent(loop)
+            stride //= extent
+            value = variable if stride == 1 else tirx.floordiv(variable, stride)
+            self.values[loop] = value if loop is loops[0] else tirx.floormod(value, extent)
+        body = self._nest(stage, stage.parallel)
+        return tirx.For(variable, 0, total, LOOP_KINDS["parallel"], body)
+
+    def _nest(self, stage: StagePlan, position: int) -> tirx.Stmt:
+        """The statement from own loop ``position`` inwards, with what is computed there first."""
+        before = self._computed_here(stage, position)
+        first_reduce = _first_reduce(stage)
+        if position == first_reduce:
+            before.append(self._initialise(stage, position))
+        if position == len(stage.loops):
+            return _sequence([*before, self._statement(stage)])
+        body = self._loop(stage, position, lambda: self._nest(stage, position + 1))
+        return _sequence([*before, body])
+
+    def _loop(self, stage: StagePlan, position: int, body: Callable[[], tirx.Stmt]) -> tirx.Stmt:
+        loop = stage.loops[position]
+        kind = stage.annotations.get(loop.name, "serial")
+        with self._bound(loop) as variable:
+            return _for(variable, self.positions.extent(loop), kind, body())
+
+    @contextmanager
+    def _bound(self, loop: Loop) -> Iterator[Any]:
+        previous = self.values.get(loop)
+        unit = self.positions.extent(loop) == 1
+        variable = 0 if unit else tirx.Var(identifier(loop.name), "int32")
+        self.values[loop] = variable
+        yield variable
+        if previous is not None:
+            self.values[loop] = previous
+
+    def _computed_here(self, stage: StagePlan, position: int) -> list[tirx.Stmt]:
+        if position < max(stage.parallel, 1):
+            return []
+        statements: list[tirx.Stmt] = []
+        names = self.plan.inside.get((stage.name, position), ())
+        point = (stage.name, stage.loops[position - 1].name)
+        for name in names:
+            inner = self.plan.by_name[name]
+            statements += [self._pack(inner, p) for p in inner.packs if p.at == point]
+            statements.append(self._stage(inner))
+        for user in self.plan.stages:
+            if user.name not in names:
+                statements += [self._pack(user, p) for p in user.packs if p.at == point]
+        return statements
+
+    def _initialise(self, stage: StagePlan, position: int) -> tirx.Stmt:
+        inner = [p for p in range(position, len(stage.loops)) if stage.loops[p].kind != REDUCE]
+        assert stage.stage.combiner is not None
+        value = IDENTITY[stage.stage.combiner](stage.stage.dtype)
+
+        def build(rest: list[int]) -> tirx.Stmt:
+            if not rest:
+                return tirx.BufferStore(self.buffers[stage.name], value, self._target(stage))
+            return self._loop(stage, rest[0], lambda: build(rest[1:]))
+
+        return build(inner)
+
+    # -- statements -----------------------------------------------------------------------------
+
+    def _statement(self, stage: StagePlan) -> tirx.Stmt:
+        buffer, indices = self.buffers[stage.name], self._target(stage)
+        value = emit(
+            stage.stage.body,
+            axis=lambda name: self._tir(self.positions.axis(stage, name)),
+            read=lambda read: self._read(stage, read),
+        )
+        if stage.stage.combiner is not None:
+            old = tirx.BufferLoad(buffer, indices)
+            value = COMBINE[stage.stage.combiner](old, value)
+        return tirx.BufferStore(buffer, value, indices)
+
+    def _target(self, stage: StagePlan) -> list[Any]:
+        return [
+            self._tir(self._local(stage.name, d, self.positions.axis(stage, a.name)))
+            for d, a in enumerate(stage.stage.spatial)
+        ]
+
+    def _local(self, tensor: str, dimension: int, index: Linear) -> Linear:
+        """``index`` relative to where the stored region of ``tensor`` starts."""
+        owner = self.plan.by_name.get(tensor)
+        if owner is None or owner.attached is None:
+            return index
+        return index.plus(self.positions.region_start(owner, dimension), -1)
+
+    def _read(self, stage: StagePlan, read: Read) -> Any:
+        packed = self.packed.get((stage.name, read.tensor))
+        if packed is not None:
+            buffer, loops = packed
+            buffer = self.buffers[read.tensor] if buffer is None else buffer
+            return tirx.BufferLoad(buffer, [self.values[x] for x in loops])
+        access = next(a for a in stage.accesses if a.read == read)
+        return tirx.BufferLoad(self.buffers[read.tensor], self._indices(stage, access))
+
+    def _indices(self, stage: StagePlan, access: Access) -> list[Any]:
+        result = []
+        for d, index in enumerate(access.indices):
+            if index is None:
+                result.append(self._any_index(stage, access, d))
+            else:
+                linear = self.positions.index(stage, index)
+                result.append(self._tir(self._local(access.tensor, d, linear)))
+        return result
+
+    def _any_index(self, stage: StagePlan, access: Access, dimension: int) -> Any:
+        value = emit(
+            access.read.indices[dimension],
+            axis=lambda name: self._tir(self.positions.axis(stage, name)),
+            read=lambda read: self._read(stage, read),
+        )
+        value = value if str(value.ty) == "int32" else tirx.Cast("int32", value)
+        owner = self.plan.by_name.get(access.tensor)
+        if owner is None or owner.attached is None:
+            return value
+        return value - self._tir(self.positions.region_start(owner, dimension))
+
+    def _tir(self, linear: Linear) -> Any:
+        value = self.positions.evaluate(linear, self.values.__getitem__, tirx.min, tirx.max)
+        return tirx.const(value, "int32") if isinstance(value, int) else value
+
+    # -- packing at run time --------------------------------------------------------------------
+
+    def _root_packs(self, root: StagePlan) -> list[tirx.Stmt]:
+        return [
+            self._pack(user, pack)
+            for user in self.plan.stages
+            for pack in user.packs
+            if user.chain[0].stage == root.name
+            and pack.at is None
+            and self.follower.is_runtime_pack(pack)
+        ]
+
+    def _pack(self, stage: StagePlan, pack: Pack) -> tirx.Stmt:
+        buffer, loops = self.packed[stage.name, pack.tensor]
+        access = _access_of(stage, pack)
+        depth = self.follower.pack_depth(stage, pack)
+        chain = self.follower._loop_nests(stage)
+        kinds = [
+            pack_annotation(i, len(loops), depth, chain[stage.chain.index(loop)])
+            for i, loop in enumerate(loops)
+        ]
+
+        def build(position: int) -> tirx.Stmt:
+            if position == len(loops):
+                value = tirx.BufferLoad(self.buffers[pack.tensor], self._indices(stage, access))
+                return tirx.BufferStore(buffer, value, [self.values[x] for x in loops])
+            loop = loops[position]
+            with self._bound(loop) as variable:
+                extent = self.positions.extent(loop)
+                return _for(variable, extent, kinds[position], build(position + 1))
+
+        return build(0)
+
+
+def _access_of(stage: StagePlan, pack: Pack) -> Access:
+    return next(a for a in stage.accesses if a.tensor == pack.tensor)
+
+
+def _first_reduce(stage: StagePlan) -> int:
+    kinds = [loop.kind for loop in stage.loops]
+    return kinds.index(REDUCE) if REDUCE in kinds else -1
+
+
+def _for(variable: Any, extent: int, kind: str, body: tirx.Stmt) -> tirx.Stmt:
+    return body if extent == 1 else tirx.For(variable, 0, extent, LOOP_KINDS[kind], body)
+
+
+def _buffer(shape: tuple[int, ...], dtype: str, name: str, scope: str = "global") -> Any:
+    return tirx.decl_buffer(shape, dtype, name=identifier(name), scope=scope)
+
+
+def _sequence(statements: list[tirx.Stmt]) -> tirx.Stmt:
+    flat = [s for s in statements if s is not None]
+    return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
+
+
+__all__ = ["Lowered", "lower", "tvm"]

@@ -1,0 +1,130 @@
+"""Named predicates over stages. Rules are written in these words and contain no index arithmetic."""
+
+from __future__ import annotations
+
+from schedules.dag import ComputeDAG, IterAxis, Stage
+from schedules.expr import OPERATIONS, Axis, Call, Const, Read, walk
+from schedules.plan import Access, stage_accesses
+
+
+def has_data_reuse(stage: Stage) -> bool:
+    """It reduces, and some read does not change with a spatial axis of extent > 1.
+
+    Ansor's ``NeedsMultiLevelTiling`` (OSDI'20, section 4.1, rule 3).
+    """
+    if stage.combiner is None:
+        return False
+    spatial = {a.name for a in stage.spatial if a.extent > 1}
+    return any(spatial - axes_of(read) for read in stage.reads())
+
+
+def has_anchor(dag: ComputeDAG) -> bool:
+    """Some stage has data reuse, so that searching its tiles pays."""
+    return any(has_data_reuse(stage) for stage in dag.stages)
+
+
+def axes_of(read: Read) -> set[str]:
+    """Axes of the enclosing stage that the element read depends on."""
+    return {node.name for node in walk(read) if isinstance(node, Axis)}
+
+
+def is_elementwise(stage: Stage) -> bool:
+    return stage.combiner is None
+
+
+def is_guarded(stage: Stage) -> bool:
+    """Some read stands behind a condition, as zero padding does."""
+    return any(access.guarded for access in stage_accesses(stage))
+
+
+def has_math(stage: Stage) -> bool:
+    """The body calls a transcendental function."""
+    return any(
+        isinstance(n, Call) and OPERATIONS[n.op][1] in ("math", "divmod") and "int" not in n.dtype
+        for n in walk(stage.body)
+    )
+
+
+def is_plain_copy(stage: Stage) -> bool:
+    """The body is one read: a change of shape, order or dtype at most."""
+    body = stage.body
+    while isinstance(body, Call) and body.op == "cast":
+        body = body.args[0]
+    return stage.combiner is None and isinstance(body, Read)
+
+
+def all_affine(stage: Stage) -> bool:
+    return all(None not in access.indices for access in stage_accesses(stage))
+
+
+def single_consumer(dag: ComputeDAG, stage: Stage) -> Stage | None:
+    """The only stage that reads ``stage``, unless it is also an output."""
+    consumers = dag.consumers[stage.name]
+    if len(consumers) != 1 or stage.name in dag.outputs:
+        return None
+    return dag.stage(consumers[0])
+
+
+def elementwise_map(producer: Stage, consumer: Stage) -> dict[str, str] | None:
+    """Producer axis -> consumer axis when ``consumer`` reads every element just once in place.
+
+    ``None`` when it reads it otherwise: several reads, sums of axes, repeated or missing axes.
+    Axes of extent one may be read at the constant zero and are then left out.
+    """
+    if consumer.combiner is not None:
+        return None
+    accesses = [a for a in stage_accesses(consumer) if a.tensor == producer.name]
+    if len(accesses) != 1:
+        return None
+    mapping: dict[str, str] = {}
+    for axis, index in zip(producer.spatial, accesses[0].read.indices, strict=True):
+        if isinstance(index, Axis) and consumer.axis(index.name).extent == axis.extent:
+            mapping[axis.name] = index.name
+        elif not (isinstance(index, Const) and axis.extent == 1):
+            return None
+    used = list(mapping.values())
+    missing = [a for a in consumer.axes if a.extent > 1 and a.name not in used]
+    return mapping if len(set(used)) == len(used) and not missing else None
+
+
+def reuse_axes(stage: Stage, vector: str) -> tuple[IterAxis, ...]:
+    """Spatial axes along which an operand that moves with ``vector`` is used again."""
+    moving = [axes_of(read) for read in stage.reads() if vector in axes_of(read)]
+    return tuple(
+        a
+        for a in stage.spatial
+        if a.name != vector and a.extent > 1 and any(a.name not in axes for axes in moving)
+    )
+
+
+def is_contiguous_along(access: Access, axis: str) -> bool:
+    """Neighbours along ``axis`` are neighbours in memory, or the same element."""
+    if not access.indices:
+        return True
+    if any(i is None or i.coefficient(axis) for i in access.indices[:-1]):
+        return False
+    last = access.indices[-1]
+    return last is not None and last.coefficient(axis) in (0, 1)
+
+
+def moves_with(access: Access, axis: str) -> bool:
+    return axis in axes_of(access.read)
+
+
+def is_separable(access: Access) -> bool:
+    """Every index depends on at most one axis, so that packing duplicates nothing."""
+    return all(i is not None and len(i.terms) <= 1 for i in access.indices)
+
+
+def vector_axis(stage: Stage, minimum: int) -> IterAxis | None:
+    """The last spatial axis if it has ``minimum`` elements, else the longest one."""
+    spatial = [a for a in stage.spatial if a.extent > 1]
+    if not spatial:
+        return None
+    last = stage.spatial[-1]
+    return last if last.extent >= minimum else max(spatial, key=lambda a: a.extent)
+
+
+def dtype_bytes_of(stage: Stage) -> int:
+    digits = "".join(c for c in stage.dtype if c.isdigit())
+    return max(1, int(digits) // 8) if digits else 1

@@ -1,0 +1,37 @@
+"""The ordered rule tables of every target. Order carries meaning: the first answer wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from schedules.dag import Stage
+from schedules.hardware import Hardware
+from search_space.draft import Draft
+from search_space.rewriting import (
+    rule_cache_write,
+    rule_inline,
+    rule_split_blocks,
+    rule_split_lanes,
+)
+from search_space.rows import rule_fuse_rows
+from search_space.tiling import rule_tile_with_consumer
+
+Rule: TypeAlias = Callable[[Draft, Stage, Hardware], tuple[Draft, ...] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTable:
+    """``rewrites`` run to a fixed point, stage by stage from the last; then ``placements``."""
+
+    rewrites: tuple[Rule, ...]
+    placements: tuple[Rule, ...]
+
+
+CPU_RULES = RuleTable(
+    rewrites=(rule_inline, rule_cache_write, rule_split_blocks, rule_split_lanes),
+    placements=(rule_tile_with_consumer, rule_fuse_rows),
+)
+
+RULES: dict[str, RuleTable] = {"cpu": CPU_RULES}

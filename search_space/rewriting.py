@@ -1,0 +1,123 @@
+"""Rules that rewrite the DAG: inline, cache write, split reduction. They run before all others.
+
+Each is ``rule(draft, stage, hardware) -> drafts | None``; ``None`` means "not me".
+"""
+
+from __future__ import annotations
+
+from schedules.dag import ComputeDAG, Stage
+from schedules.expr import Axis
+from schedules.hardware import Hardware
+from schedules.plan import stage_accesses
+from schedules.rewrites import apply_rewrites
+from schedules.steps import CacheWrite, Inline, SplitReduction
+from search_space.analysis import (
+    all_affine,
+    dtype_bytes_of,
+    elementwise_map,
+    has_data_reuse,
+    has_math,
+    is_contiguous_along,
+    is_elementwise,
+    is_guarded,
+    is_plain_copy,
+    moves_with,
+    single_consumer,
+)
+from search_space.draft import Draft
+
+# Accumulator vectors of a split reduction: few for short rows, enough to hide latency for long ones.
+LANE_VECTORS = (1, 4)
+
+
+def rule_inline(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Ansor's rule 2: substitute a stage that is cheap to repeat into those that read it."""
+    dag = draft.current
+    if not is_elementwise(stage) or stage.name in dag.outputs or stage.name in draft.placed:
+        return None
+    consumers = [dag.stage(name) for name in dag.consumers[stage.name]]
+    if not consumers or not all(_may_inline(dag, stage, c) for c in consumers):
+        return None
+    if len(consumers) > 1 and has_math(stage):
+        return None
+    return (draft.rewrite(Inline(stage.name)),)
+
+
+def _may_inline(dag: ComputeDAG, stage: Stage, consumer: Stage) -> bool:
+    if is_elementwise(consumer):
+        return not (has_math(stage) and _repeats(stage, consumer))
+    if not has_data_reuse(consumer):
+        return not is_guarded(stage)
+    if not is_plain_copy(stage):
+        return False
+    merged = apply_rewrites(dag, (Inline(stage.name),)) if _alone(dag, stage) else None
+    return merged is not None and all_affine(merged.stage(consumer.name))
+
+
+def _alone(dag: ComputeDAG, stage: Stage) -> bool:
+    return single_consumer(dag, stage) is not None
+
+
+def _repeats(stage: Stage, consumer: Stage) -> bool:
+    """``consumer`` reads an element of ``stage`` more than once, as a broadcast does."""
+    reads = [r for r in consumer.reads() if r.tensor == stage.name]
+    if len(reads) > 1:
+        return True
+    size = 1
+    for axis in consumer.axes:
+        size *= axis.extent
+    elements = 1
+    for extent in stage.shape:
+        elements *= extent
+    return size > elements
+
+
+def rule_cache_write(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Ansor's rule 5: an accumulating stage without an elementwise consumer gets a copy stage."""
+    if not has_data_reuse(stage) or stage.name.endswith(".acc"):
+        return None
+    consumer = single_consumer(draft.current, stage)
+    if consumer is not None and elementwise_map(stage, consumer) is not None:
+        return None
+    return (draft.rewrite(CacheWrite(stage.name)),)
+
+
+def rule_split_lanes(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Ansor's rule 6 (rfactor) for vectors: a reduction along contiguous memory keeps lanes."""
+    if stage.combiner is None or has_data_reuse(stage) or ".lanes" in stage.name:
+        return None
+    axis = stage.reduce[-1]
+    lanes = hardware.lanes(dtype_bytes_of(stage))
+    if axis.name.endswith(".lane") or axis.extent < 2 * lanes or not _reads_along(stage, axis.name):
+        return None
+    branches = []
+    for vectors in LANE_VECTORS:
+        if axis.extent >= 2 * vectors * lanes:
+            step = SplitReduction(stage.name, axis.name, vectors * lanes)
+            branches.append(draft.rewrite(step, label=f"lanes{vectors}"))
+    return tuple(branches) or None
+
+
+def _reads_along(stage: Stage, axis: str) -> bool:
+    accesses = [a for a in stage_accesses(stage) if moves_with(a, axis)]
+    return bool(accesses) and all(is_contiguous_along(a, axis) for a in accesses)
+
+
+def rule_split_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Ansor's rule 6 (rfactor) for threads: few results of a long reduction are summed in blocks."""
+    if stage.combiner is None or hardware.threads == 1 or ".lanes" in stage.name:
+        return None
+    outputs = 1
+    for extent in stage.shape:
+        outputs *= extent
+    axis = max(stage.reduce, key=lambda a: a.extent)
+    work = outputs
+    for reduce_axis in stage.reduce:
+        work *= reduce_axis.extent
+    parts = next((p for p in (4, 8, 2) if axis.extent % (p * hardware.threads) == 0), 0)
+    parts *= hardware.threads
+    if axis.name.endswith(".lane") or outputs >= 4 * hardware.threads or not parts:
+        return None
+    if work < 100_000 or isinstance(stage.body, Axis):
+        return None
+    return (draft.rewrite(SplitReduction(stage.name, axis.name, parts, False), label="blocks"),)

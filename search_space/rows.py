@@ -1,0 +1,136 @@
+"""Rules for stages without data reuse: parallel outer loops, vectors inside, rows kept in cache."""
+
+from __future__ import annotations
+
+from schedules.dag import ComputeDAG, Stage
+from schedules.expr import Axis
+from schedules.hardware import Hardware
+from schedules.sketch import Knob
+from schedules.steps import Annotate, ComputeAt, Ref, Reorder, Scope, Step, Tile
+from search_space.analysis import dtype_bytes_of, has_data_reuse, vector_axis
+from search_space.draft import Draft
+from search_space.tiling import vector_steps
+
+VECTORS = ((1,), (2,), (4,), (8,))
+
+
+def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Compute the producers of ``stage`` row by row inside its outer loops, where rows suffice.
+
+    One branch fuses, the other leaves every producer a nest of its own.
+    """
+    if has_data_reuse(stage):
+        return None
+    group = _row_group(draft, stage)
+    prefix = _common_prefix(draft.current, stage, group)
+    rows = 1
+    for name in prefix:
+        rows *= stage.axis(name).extent
+    plain = _simple_nest(draft, stage, hardware)
+    if not group or not prefix or rows < hardware.threads:
+        return (plain,)
+    fused = _simple_nest(draft, stage, hardware, outer=prefix)
+    for producer in reversed(draft.current.stages):
+        if producer.name in group:
+            fused = fused.loop(
+                ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0"),
+                *vector_steps(producer, hardware),
+            ).place(producer.name)
+    return (fused.called("rows-fused"), plain)
+
+
+def _row_group(draft: Draft, stage: Stage) -> set[str]:
+    """Unplaced stages without data reuse all of whose readers are ``stage`` or in the group."""
+    group: set[str] = set()
+    for candidate in draft.pending:
+        readers = set(draft.current.consumers[candidate.name])
+        inside = readers and readers <= group | {stage.name}
+        if inside and not has_data_reuse(candidate) and candidate.name not in draft.current.outputs:
+            group.add(candidate.name)
+    return group
+
+
+def _common_prefix(dag: ComputeDAG, stage: Stage, group: set[str]) -> tuple[str, ...]:
+    """Leading axes of ``stage`` (without the last) that select one slice of every group member."""
+    prefix: list[str] = []
+    depends = {name: _slices(dag, stage, name, group) for name in group}
+    for axis in stage.spatial[:-1]:
+        if axis.extent > 1 and not all(axis.name in axes for axes in depends.values()):
+            break
+        prefix.append(axis.name)
+    while prefix and stage.axis(prefix[-1]).extent == 1:
+        prefix.pop()
+    return tuple(prefix)
+
+
+def _slices(dag: ComputeDAG, stage: Stage, name: str, group: set[str]) -> set[str]:
+    """Axes of ``stage`` that an axis of ``name`` follows in every chain of reads between the two."""
+    found: set[str] | None = None
+    for reader_name in dag.consumers[name]:
+        reader = dag.stage(reader_name)
+        for read in reader.reads():
+            if read.tensor != name:
+                continue
+            direct = {i.name for i in read.indices if isinstance(i, Axis)}
+            if reader_name == stage.name:
+                axes = direct
+            else:
+                axes = _through(reader, direct, dag, stage, group)
+            found = axes if found is None else found & axes
+    return found or set()
+
+
+def _through(
+    reader: Stage, direct: set[str], dag: ComputeDAG, stage: Stage, group: set[str]
+) -> set[str]:
+    """Axes of ``stage`` reached when ``reader``'s own spatial axes follow them by position."""
+    reached: set[str] = set()
+    for consumer_name in dag.consumers[reader.name]:
+        consumer = dag.stage(consumer_name)
+        for read in consumer.reads():
+            if read.tensor != reader.name:
+                continue
+            names = {
+                i.name
+                for axis, i in zip(reader.spatial, read.indices, strict=True)
+                if axis.name in direct and isinstance(i, Axis)
+            }
+            if consumer_name != stage.name:
+                names = _through(consumer, names, dag, stage, group)
+            reached |= names
+    return reached
+
+
+def _simple_nest(
+    draft: Draft, stage: Stage, hardware: Hardware, outer: tuple[str, ...] = ()
+) -> Draft:
+    """Loops ``[outer parallel][vector.0] reduce [vector.1][vector.2 lanes]`` of one stage."""
+    axis = vector_axis(stage, 2)
+    if axis is None:
+        order = (*(f"{a.name}.0" for a in stage.spatial), *(f"{a.name}.0" for a in stage.reduce))
+        return draft.loop(Reorder(stage.name, order)).place(stage.name)
+    lanes = hardware.lanes(dtype_bytes_of(stage))
+    while lanes > axis.extent:
+        lanes //= 2
+    knob = Knob(f"{stage.name}.vectors", VECTORS, stage.name)
+    draft = draft.knob(knob, 1)
+    names = [a.name for a in stage.spatial if a.name != axis.name]
+    leading = list(outer) if outer else names
+    rest = [n for n in names if n not in leading]
+    vector = [f"{axis.name}.{level}" for level in range(3)]
+    blocks = [*(f"{n}.0" for n in leading), *(f"{n}.0" for n in rest), vector[0]]
+    if outer and axis.name in outer:
+        vector_first = [f"{n}.0" for n in leading]
+        blocks = [*vector_first, *(f"{n}.0" for n in rest)]
+    reduce = [f"{a.name}.0" for a in stage.reduce]
+    parallel = [f"{n}.0" for n in leading] if outer else blocks
+    steps: list[Step] = [
+        Tile(stage.name, axis.name, (Ref(knob.name), lanes)),
+        Reorder(stage.name, (*blocks, *reduce, *vector[1:])),
+        Annotate(stage.name, tuple(parallel), "parallel"),
+        Annotate(stage.name, (vector[2],), "vectorize"),
+    ]
+    return draft.loop(*steps).place(stage.name)
+
+
+__all__ = ["Scope", "rule_fuse_rows"]

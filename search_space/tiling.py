@@ -1,0 +1,260 @@
+"""Multi-level tiling with a fused consumer: the rule for stages with data reuse.
+
+The loops are Ansor's "SSRSRS" with the last spatial level fixed to a register tile:
+``[S0 parallel][S1] consumer tile { [R0][R1 unrolled][register tile] }``. Ansor, OSDI'20, section 4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schedules.dag import IterAxis, Stage
+from schedules.hardware import Hardware
+from schedules.plan import stage_accesses
+from schedules.sketch import Knob
+from schedules.steps import Annotate, ComputeAt, Pack, Ref, Reorder, Scope, Step, Tile
+from search_space.analysis import (
+    dtype_bytes_of,
+    elementwise_map,
+    has_data_reuse,
+    is_contiguous_along,
+    is_elementwise,
+    is_separable,
+    moves_with,
+    reuse_axes,
+    single_consumer,
+    vector_axis,
+)
+from search_space.draft import Draft
+from search_space.factors import multiples, register_tiles, unroll_factors, waste
+
+UNROLL_LIMIT = 16
+ROW_AXES = 2
+
+
+@dataclass(frozen=True)
+class TilePair:
+    """An accumulating stage, the stage that consumes it in place, and the roles of its axes."""
+
+    accumulate: Stage
+    consume: Stage
+    axes: dict[str, str]  # axis of ``accumulate`` -> axis of ``consume``
+    vector: IterAxis
+    rows: tuple[IterAxis, ...]  # innermost last; part of the register tile
+    outer: tuple[IterAxis, ...]  # the other spatial axes of extent > 1
+    lanes: int
+
+
+def tile_pair(draft: Draft, stage: Stage, hardware: Hardware) -> TilePair | None:
+    """The pair that ``stage`` ends, if it consumes one stage with data reuse in place."""
+    for name in dict.fromkeys(read.tensor for read in stage.reads()):
+        producer = draft.current.by_name.get(name)
+        if producer is None or not has_data_reuse(producer):
+            continue
+        mapping = elementwise_map(producer, stage)
+        if mapping is None or single_consumer(draft.current, producer) is not stage:
+            continue
+        lanes = hardware.lanes(dtype_bytes_of(producer))
+        axis = _vector_of(producer, stage, mapping, lanes)
+        if axis is None:
+            return None
+        while lanes > axis.extent:
+            lanes //= 2
+        rows = reuse_axes(producer, axis.name)[-ROW_AXES:]
+        used = {axis.name, *(a.name for a in rows)}
+        outer = tuple(a for a in producer.spatial if a.extent > 1 and a.name not in used)
+        return TilePair(producer, stage, mapping, axis, rows, outer, lanes)
+    return None
+
+
+def _vector_of(
+    producer: Stage, consumer: Stage, mapping: dict[str, str], lanes: int
+) -> IterAxis | None:
+    wanted = vector_axis(consumer, max(2, lanes // 4))
+    inverse = {v: k for k, v in mapping.items()}
+    if wanted is None or wanted.name not in inverse:
+        return None
+    return producer.axis(inverse[wanted.name])
+
+
+def rule_tile_with_consumer(
+    draft: Draft, stage: Stage, hardware: Hardware
+) -> tuple[Draft, ...] | None:
+    """Tile a stage with data reuse together with its consumer; one branch per loop order and place."""
+    pair = tile_pair(draft, stage, hardware)
+    if pair is None:
+        return None
+    draft = _knobs(draft, pair, hardware)
+    branches: list[Draft] = []
+    for order in ("rows", "columns") if pair.rows else ("rows",):
+        tiled = _tiled(draft, pair, order)
+        for packed in _packed(tiled, pair, order):
+            branches += _with_producers(packed, pair, order, hardware)
+    return tuple(branches)
+
+
+def _name(pair: TilePair, what: str) -> str:
+    return f"{pair.consume.name}.{what}"
+
+
+def _knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
+    rows = tuple(a.extent for a in pair.rows)
+    tiles = register_tiles(
+        rows, pair.vector.extent, pair.lanes, hardware.vector_registers, hardware.fma_latency
+    )
+    group = pair.consume.name
+    draft = draft.knob(
+        Knob(_name(pair, "register"), tiles, group), _best_register(tiles, pair, rows)
+    )
+    smallest = [min(t[i] for t in tiles) for i in range(len(rows))]
+    for axis, tile in zip(pair.rows, smallest, strict=True):
+        draft = draft.knob(Knob(_name(pair, axis.name), multiples(axis.extent, tile), group), 3)
+    vector = multiples(pair.vector.extent, min(t[-1] for t in tiles) * pair.lanes)
+    draft = draft.knob(Knob(_name(pair, pair.vector.name), vector, group), 2)
+    for axis in pair.outer:
+        draft = draft.knob(Knob(_name(pair, axis.name), multiples(axis.extent), group), 0)
+    extents = tuple(a.extent for a in pair.accumulate.reduce)
+    unroll = unroll_factors(extents, UNROLL_LIMIT)
+    return draft.knob(Knob(_name(pair, "unroll"), unroll, group), 0)
+
+
+def _best_register(
+    tiles: tuple[tuple[int, ...], ...], pair: TilePair, rows: tuple[int, ...]
+) -> int:
+    def loss(tile: tuple[int, ...]) -> float:
+        accumulators = tile[-1]
+        lost = waste(pair.vector.extent, tile[-1] * pair.lanes)
+        for extent, size in zip(rows, tile, strict=False):
+            accumulators *= size
+            lost *= waste(extent, size)
+        loads = tile[-1] + accumulators / tile[-1]
+        return lost * (1 + loads / accumulators)
+
+    return min(range(len(tiles)), key=lambda i: loss(tiles[i]))
+
+
+def _levels(pair: TilePair) -> tuple[list[str], list[str], list[str]]:
+    """Consumer axes by role: outer, rows, vector."""
+    return (
+        [pair.axes[a.name] for a in pair.outer],
+        [pair.axes[a.name] for a in pair.rows],
+        [pair.axes[pair.vector.name]],
+    )
+
+
+def _tiled(draft: Draft, pair: TilePair, order: str) -> Draft:
+    outer, rows, vector = _levels(pair)
+    register = _name(pair, "register")
+    consume, accumulate = pair.consume.name, pair.accumulate.name
+    by_axis = {v: k for k, v in pair.axes.items()}
+    steps: list[Step] = [Tile(consume, a, (Ref(_name(pair, by_axis[a])),)) for a in outer]
+    for i, axis in enumerate(rows):
+        steps.append(Tile(consume, axis, (Ref(_name(pair, by_axis[axis])), Ref(register, i))))
+    columns = Ref(_name(pair, pair.vector.name))
+    steps.append(Tile(consume, vector[0], (columns, Ref(register, len(rows)), pair.lanes)))
+    unit = [a.name for a in pair.consume.axes if a.name not in (*outer, *rows, *vector)]
+    first = [f"{a}.0" for a in (*outer, *vector, *rows)]
+    middle = [*outer, *rows, *vector] if order == "rows" else [*outer, *vector, *rows]
+    second = [f"{a}.1" for a in middle]
+    inner = [*(f"{a}.2" for a in rows), f"{vector[0]}.2", f"{vector[0]}.3"]
+    steps += [
+        Reorder(consume, (*first, *(f"{a}.0" for a in unit), *second, *inner)),
+        ComputeAt(accumulate, consume, second[-1]),
+        Annotate(consume, tuple(first), "parallel"),
+        Annotate(consume, tuple(inner[:-1]), "unroll"),
+        Annotate(consume, (inner[-1],), "vectorize"),
+        *_accumulator_steps(pair),
+    ]
+    return draft.loop(*steps).place(consume, accumulate).called(order)
+
+
+def _accumulator_steps(pair: TilePair) -> list[Step]:
+    name = pair.accumulate.name
+    reduce = pair.accumulate.reduce
+    unroll = _name(pair, "unroll")
+    steps: list[Step] = [Tile(name, axis.name, (Ref(unroll, i),)) for i, axis in enumerate(reduce)]
+    steps.append(Tile(name, pair.vector.name, (pair.lanes,)))
+    register = [f"{a.name}.0" for a in pair.rows] + [f"{pair.vector.name}.0"]
+    lane = f"{pair.vector.name}.1"
+    rest = [
+        f"{a.name}.0"
+        for a in pair.accumulate.spatial
+        if f"{a.name}.0" not in register and a.name != pair.vector.name
+    ]
+    outer = [f"{a.name}.0" for a in reduce]
+    unrolled = [f"{a.name}.1" for a in reduce]
+    steps += [
+        Reorder(name, (*rest, *outer, *unrolled, *register, lane)),
+        Annotate(name, (*unrolled, *register), "unroll"),
+        Annotate(name, (lane,), "vectorize"),
+        Scope(name, "local"),
+    ]
+    return steps
+
+
+def _packed(draft: Draft, pair: TilePair, order: str) -> list[Draft]:
+    """Constant operands that move with the vector are packed once; others where it must be."""
+    dag = draft.current
+    inputs = dag.input_by_name
+    places: list[tuple[str, tuple[str, str] | None]] = [("", None)]
+    for access in stage_accesses(pair.accumulate):
+        name = access.tensor
+        if not moves_with(access, pair.vector.name) or not is_separable(access):
+            continue
+        if sum(a.tensor == name for a in stage_accesses(pair.accumulate)) > 1:
+            continue
+        if name in inputs and inputs[name].constant:
+            draft = draft.loop(Pack(pair.accumulate.name, name))
+        elif not is_contiguous_along(access, pair.vector.name):
+            block = (pair.consume.name, _last_parallel(pair))
+            places = [("pack-block", block), ("pack-root", None)]
+            return [
+                draft.loop(Pack(pair.accumulate.name, name, at)).called(label)
+                for label, at in places
+                if at is not None or name in inputs
+            ]
+    return [draft]
+
+
+def _last_parallel(pair: TilePair) -> str:
+    outer, rows, vector = _levels(pair)
+    return f"{[*outer, *vector, *rows][-1]}.0"
+
+
+def _with_producers(draft: Draft, pair: TilePair, order: str, hardware: Hardware) -> list[Draft]:
+    """Where the elementwise producers of the pair are computed: at the root, per block, per row tile."""
+    producers = [
+        dag_stage
+        for dag_stage in draft.pending
+        if is_elementwise(dag_stage)
+        and single_consumer(draft.current, dag_stage) is pair.accumulate
+    ]
+    if not producers:
+        return [draft]
+    consume = pair.consume.name
+    branches = [draft.called("producer-root")]
+    points = [("producer-block", _last_parallel(pair))]
+    if order == "rows" and pair.rows:
+        points.append(("producer-row", f"{pair.axes[pair.rows[-1].name]}.1"))
+    for label, loop in points:
+        branch = draft.called(label)
+        for producer in producers:
+            branch = branch.loop(ComputeAt(producer.name, consume, loop))
+            branch = branch.loop(*vector_steps(producer, hardware)).place(producer.name)
+        branches.append(branch)
+    return branches
+
+
+def vector_steps(stage: Stage, hardware: Hardware) -> list[Step]:
+    """Vectorise the last axis of a stage that is computed inside another."""
+    lanes = hardware.lanes(dtype_bytes_of(stage))
+    if not stage.spatial or stage.spatial[-1].extent < 2:
+        return []
+    last = stage.spatial[-1].name
+    order = [f"{a.name}.0" for a in stage.spatial]
+    reduce = [f"{a.name}.0" for a in stage.reduce]
+    return [
+        Tile(stage.name, last, (lanes,)),
+        Reorder(stage.name, (*order, *reduce, f"{last}.1")),
+        Annotate(stage.name, (f"{last}.1",), "vectorize"),
+    ]
