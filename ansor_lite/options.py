@@ -59,7 +59,14 @@ class TuningOptions:
     tune_simple: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("trials", "threads", "batch", "population", "generations", "task_patience"):
+        for name in (
+            "trials",
+            "threads",
+            "batch",
+            "population",
+            "generations",
+            "task_patience",
+        ):
             _check_count(name, getattr(self, name))
         for name in ("seconds", "build_timeout", "run_timeout"):
             _check_positive(name, getattr(self, name))
@@ -90,15 +97,6 @@ class TuningOptions:
         return dataclasses.replace(self, **changes)
 
 
-PRESETS: Mapping[str, TuningOptions] = MappingProxyType(
-    {
-        "quick": TuningOptions(trials=256, generations=2, population=1024),
-        "default": TuningOptions(),
-        "full": TuningOptions(trials=20_000, task_patience=1024),
-    }
-)
-
-
 def _not_int(value: object) -> bool:
     return isinstance(value, bool) or not isinstance(value, int)
 
@@ -119,3 +117,12 @@ def _check_positive(name: str, value: float | None) -> None:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+PRESETS: Mapping[str, TuningOptions] = MappingProxyType(
+    {
+        "quick": TuningOptions(trials=256, generations=2, population=1024),
+        "default": TuningOptions(),
+        "full": TuningOptions(trials=20_000, task_patience=1024),
+    }
+)
