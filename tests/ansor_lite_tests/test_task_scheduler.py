@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ansor_lite.task_scheduler import (
+    GradientSettings,
+    TaskHistory,
+    early_stopping,
+    expected_gains,
+    expected_share,
+    gradient,
+    improvement,
+    latency_requirements,
+    mean_speedup,
+    round_robin,
+    similarity_group,
+    stalled,
+    total_latency,
+    warm_up_order,
+)
+
+GREEDY = GradientSettings(epsilon=0.0)
+
+
+def history(*best: float | None, flop: float = 1e9, **rest: object) -> TaskHistory:
+    return TaskHistory(best, flop, **rest)  # type: ignore[arg-type]
+
+
+def pick(histories: list[TaskHistory], weights: list[float]) -> int | None:
+    return gradient(histories, total_latency(np.array(weights)), np.random.default_rng(0), GREEDY)
+
+
+def test_tasks_without_a_round_come_first() -> None:
+    assert pick([history(1.0), history(), history()], [100, 1, 1]) == 1
+
+
+def test_the_task_used_more_often_wins() -> None:
+    histories = [history(1.0, 0.9, 0.8), history(1.0, 0.9, 0.8)]
+    assert pick(histories, [1, 5]) == 1
+
+
+def test_the_improving_task_wins() -> None:
+    histories = [history(1.0, 1.0, 1.0, 1.0), history(2.0, 1.7, 1.3, 1.0)]
+    assert pick(histories, [1, 1]) == 1
+
+
+def test_failing_tasks_are_retried_and_done_ones_never() -> None:
+    assert pick([history(1.0, 0.5), history(None, None)], [1, 1]) == 1
+    assert pick([history(1.0, 0.5), history(None, done=True)], [1, 1]) == 0
+    assert pick([history(1.0, done=True)], [1]) is None
+
+
+def test_epsilon_gives_every_live_task_a_chance() -> None:
+    histories = [history(1.0, 0.5), history(1e-6, 1e-6), history(1.0, done=True)]
+    rng = np.random.default_rng(0)
+    objective = total_latency(np.ones(3))
+    always = GradientSettings(epsilon=1.0)
+    assert {gradient(histories, objective, rng, always) for _ in range(50)} == {0, 1}
+
+
+def test_a_slow_task_expects_the_rate_of_its_group() -> None:
+    slow, fast = history(*[1.0] * 5, group="g"), history(*[0.01] * 5, group="g")
+    alone, grouped = history(*[1.0] * 5), [slow, fast]
+    assert expected_gains(grouped, GREEDY)[0] == pytest.approx(0.8 * 0.98)
+    assert expected_gains([alone, fast], GREEDY)[0] == pytest.approx(0.8 * 0.2)
+
+
+def test_a_task_leaves_a_group_it_cannot_follow() -> None:
+    slow, fast = history(*[1.0] * 6, group="g"), history(*[0.01] * 6, group="g")
+    assert expected_gains([slow, fast], GREEDY)[0] == pytest.approx(0.8 / 6)
+
+
+def test_similarity_needs_equal_structure_and_near_work() -> None:
+    assert similarity_group("a", 1e9) == similarity_group("a", 1.05e9)
+    assert similarity_group("a", 1e9) != similarity_group("b", 1e9)
+    assert similarity_group("a", 1e9) != similarity_group("a", 3e9)
+
+
+def test_round_robin_takes_turns() -> None:
+    assert round_robin([history(1.0), history(), history()]) == 1
+    assert round_robin([history(1.0), history(1.0)]) == 0
+    assert round_robin([history(1.0, done=True), history(1.0, 1.0)]) == 1
+    assert round_robin([]) is None
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        total_latency(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])),
+        latency_requirements(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]), np.array([1.0, 99.0])),
+        mean_speedup(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]), np.array([5.0, 7.0])),
+    ],
+    ids=lambda o: o.name,
+)
+def test_slopes_are_derivatives(objective) -> None:  # type: ignore[no-untyped-def]
+    g, step = np.array([0.7, 0.4, 1.1]), 1e-6
+    numeric = [
+        (objective.value(g + step * e) - objective.value(g - step * e)) / (2 * step)
+        for e in np.eye(3)
+    ]
+    assert objective.slope(g) == pytest.approx(numeric, rel=1e-5)
+
+
+def test_a_met_requirement_has_nothing_to_gain() -> None:
+    objective = latency_requirements(np.array([[1.0]]), np.array([2.0]))
+    assert objective.value(np.array([1.5])) == 2.0
+    assert objective.slope(np.array([1.5])).tolist() == [0.0]
+
+
+def test_stopped_tasks_have_nothing_to_gain() -> None:
+    objective = early_stopping(np.array([1.0, 4.0]), np.array([False, True]))
+    assert objective.slope(np.ones(2)).tolist() == [1.0, 0.0]
+
+
+def test_improvement_looks_back_over_its_window() -> None:
+    assert improvement(history(4.0, 3.0, 2.0, 1.9), 1) == pytest.approx(0.1)
+    assert improvement(history(4.0, 3.0, 2.0, 1.9), 2) == pytest.approx(1.1)
+    assert improvement(history(None, 3.0, 2.0), 9) == pytest.approx(1.0)
+    assert improvement(history(None), 3) == 0.0
+
+
+def test_stalled_means_no_gain_for_so_many_rounds() -> None:
+    assert stalled(history(2.0, 1.0, 1.0, 1.0), 2)
+    assert not stalled(history(2.0, 1.0, 1.0, 1.0), 3)
+    assert not stalled(history(1.0, 1.0), 2)
+    assert not stalled(history(None, None, None, None), 2)
+
+
+def test_expected_share_falls_to_zero_as_tasks_settle() -> None:
+    objective = total_latency(np.array([1.0, 1.0]))
+    young = [history(1.0), history(1.0)]
+    settled = [history(*[1.0] * 6), history(1.0, 0.5, *[0.5] * 4)]
+    moving = [history(*[1.0] * 6), history(1.0, 0.9, 0.8, 0.7, 0.6, 0.5)]
+    assert expected_share(young, objective) == pytest.approx(0.5)
+    assert expected_share(moving, objective) == pytest.approx(0.3 / 1.5)
+    assert expected_share(settled, objective) == 0.0
+    assert expected_share([history(1.0, done=True)], total_latency(np.ones(1))) == 0.0
+
+
+def test_warm_up_starts_with_the_most_work() -> None:
+    assert warm_up_order([1.0, 5.0, 2.0], [1, 1, 9]) == [2, 1, 0]
