@@ -7,20 +7,26 @@ test compares the two.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.dag import REDUCE, SPATIAL, IterAxis, Stage
+from schedules.dag import REDUCE, SPATIAL, IterAxis
 from schedules.errors import ScheduleError
-from schedules.expr import OPERATIONS, Affine, Axis, Call, Expr, walk
+from schedules.expr import Affine, Expr
+from schedules.footprint import (
+    LINE_BYTES,
+    Ints,
+    bounded_count,
+    count_operations,
+    distinct,
+    dtype_bytes,
+    footprint,
+)
 from schedules.plan import Access, Plan, StagePlan, build_plan
 from schedules.sketch import Choices, Sketch
 from schedules.steps import Pack, Step, Tile
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -238,7 +244,7 @@ class Follower:
     def _start(
         self, consumer: StagePlan, index: Affine, plan: StagePlan
     ) -> tuple[tuple[tuple[tuple[str, str], int], ...], int]:
-        """The start of an index over axes of ``consumer``, as seen at the attach point of ``plan``."""
+        """The start of an index over axes of ``consumer`` as seen where ``plan`` is computed."""
         total: dict[tuple[str, str], int] = {}
         constant = index.constant
         pending = [(consumer.name, axis, c) for axis, c in index.terms]
@@ -380,7 +386,7 @@ class Follower:
         for d in range(len(indices) - 1, -1, -1):
             index, size = indices[d], shape[d]
             if index is None:
-                counts.append(_bounded_count(exprs[d], spans, self.plan.dag.shape_of(tensor)[d]))
+                counts.append(bounded_count(exprs[d], spans, self.plan.dag.shape_of(tensor)[d]))
             else:
                 counts.append(distinct([(c, spans[a]) for a, c in index.terms], self.n, depths))
                 for a, c in index.terms:
@@ -450,86 +456,6 @@ def pack_annotation(position: int, count: int, depth: int, loop: LoopNest | None
     if depth == 0 and position < min(2, count - 1):
         return "parallel"
     return "serial"
-
-
-LINE_BYTES = 64
-
-
-def dtype_bytes(dtype: str) -> int:
-    """Bytes of one element of a dtype such as ``float32``, ``int8`` or ``bool``."""
-    digits = "".join(c for c in dtype if c.isdigit())
-    return max(1, int(digits) // 8) if digits else 1
-
-
-def distinct(terms: list[tuple[int, Ints]], n: int, depths: int) -> Ints:
-    """How many different values ``sum(c * i)`` takes for ``0 <= i < span``.
-
-    Exact for one or two terms, and for more as long as all but the last two partial sums are
-    gapless; the count of two progressions is ``ab - max(0, a - q) * max(0, b - p)`` for coprime
-    steps ``p`` and ``q``.
-    """
-    count = np.ones((n, depths), dtype=np.int64)
-    step = 0
-    for coefficient, span in sorted(terms, key=lambda t: abs(t[0])):
-        coefficient = abs(coefficient)
-        if step == 0:
-            count, step = span, coefficient
-            continue
-        divisor = math.gcd(step, coefficient)
-        p, q = step // divisor, coefficient // divisor
-        count = count * span - np.maximum(0, count - q) * np.maximum(0, span - p)
-        step = divisor
-    return count
-
-
-def _bounded_count(expr: Expr, spans: dict[str, Ints], size: int) -> Ints:
-    """Upper bound of the values of an index that is not affine."""
-    names = {node.name for node in walk(expr) if isinstance(node, Axis)}
-    product = np.ones_like(next(iter(spans.values()))) if spans else np.ones((1, 1), np.int64)
-    for name in names:
-        product = product * spans[name]
-    return np.minimum(product, size)
-
-
-def footprint(
-    counts: list[Ints], shape: list[Ints], element: int, unit: bool, n: int, depths: int
-) -> tuple[Ints, Ints]:
-    """Elements and cache lines of a region; dimensions come innermost first."""
-    touched = np.ones((n, depths), dtype=np.int64)
-    run = np.ones((n, depths), dtype=np.int64)
-    rows = np.ones((n, depths), dtype=np.int64)
-    contiguous = np.ones((n, depths), dtype=bool)
-    for d, (count, size) in enumerate(zip(counts, shape, strict=False)):
-        touched = touched * count
-        joins = contiguous if d or unit else np.zeros_like(contiguous)
-        run = np.where(joins, run * count, run)
-        rows = np.where(joins, rows, rows * count)
-        contiguous = joins & (count >= size[:, None])
-    return touched, rows * -(-run * element // LINE_BYTES)
-
-
-def count_operations(stage: Stage) -> dict[str, int]:
-    """Operations of one innermost iteration by class; index arithmetic does not count."""
-    counts: dict[str, int] = {}
-    _count(stage.body, counts)
-    if stage.combiner == "sum":
-        body = stage.body
-        fused = isinstance(body, Call) and body.op == "mul"
-        if fused:
-            counts["mul"] -= 1
-        counts["mad" if fused else "addsub"] = counts.get("mad" if fused else "addsub", 0) + 1
-    elif stage.combiner is not None:
-        kind = "mul" if stage.combiner == "prod" else "compare"
-        counts[kind] = counts.get(kind, 0) + 1
-    return {kind: count for kind, count in counts.items() if count}
-
-
-def _count(expr: Expr, counts: dict[str, int]) -> None:
-    if isinstance(expr, Call):
-        kind = OPERATIONS[expr.op][1]
-        counts[kind] = counts.get(kind, 0) + 1
-        for arg in expr.args:
-            _count(arg, counts)
 
 
 def effective_steps(sketch: Sketch, row: NDArray[np.int32]) -> tuple[Step, ...]:

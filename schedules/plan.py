@@ -117,7 +117,7 @@ class _Draft:
 
 
 def build_plan(dag: ComputeDAG, steps: tuple[Step, ...]) -> Plan:
-    """Follow ``steps`` structurally; raises :class:`ScheduleError` for an illegal or misplaced one."""
+    """Follow ``steps`` structurally; raises :class:`ScheduleError` for an illegal one."""
     _check_order(steps)
     dag = apply_rewrites(dag, steps)
     drafts = {s.name: _Draft() for s in dag.stages}
@@ -196,10 +196,10 @@ def _own_loops(stage: Stage, draft: _Draft) -> tuple[Loop, ...]:
             f"reorder of {stage.name!r}: {list(draft.order)} are not its loops {list(loops)}"
         )
     ordered = tuple(loops[name] for name in draft.order)
-    for axis in stage.axes:
-        levels = [x.level for x in ordered if x.axis == axis.name]
+    for name in (a.name for a in stage.axes):
+        levels = [x.level for x in ordered if x.axis == name]
         if levels != sorted(levels):
-            raise ScheduleError(f"reorder of {stage.name!r}: levels of {axis.name!r} out of order")
+            raise ScheduleError(f"reorder of {stage.name!r}: levels of {name!r} out of order")
     return ordered
 
 

@@ -19,7 +19,7 @@ _COMBINE = {"sum": "add", "max": "max", "min": "min", "prod": "mul"}
 
 
 def apply_rewrites(dag: ComputeDAG, steps: tuple[Step, ...]) -> ComputeDAG:
-    """``dag`` after the rewrites among ``steps``; raises :class:`ScheduleError` when one is illegal."""
+    """``dag`` after the rewrites among ``steps``; raises :class:`ScheduleError` if illegal."""
     for step in steps:
         rewrite = REWRITE_FUNCTIONS.get(type(step))
         if rewrite is not None:

@@ -58,7 +58,8 @@ class Sketch:
         if isinstance(number, int):
             return np.full(len(choices), number, dtype=np.int64)
         k = self.position[number.knob]
-        return self.tables[k][choices[:, k], number.column]
+        column: NDArray[np.int64] = self.tables[k][choices[:, k], number.column]
+        return column
 
     def random(self, n: int, rng: np.random.Generator) -> Choices:
         """``n`` uniform rows."""

@@ -3,8 +3,8 @@
 Read ``nest.py`` next: it follows the steps for a batch of candidates. ``lower`` turns the
 followed nest of one candidate into TensorIR.
 
-*Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``) and come first. *Loop
-steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
+*Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``) and come first.
+*Loop steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
 (:class:`Ref`); a *closed* step holds plain numbers only.
 
 To add a step: a class here, a row in ``STEP_TYPES``, its reader in ``nest.py`` (loop step) or

@@ -1,4 +1,4 @@
-"""Named predicates over stages. Rules are written in these words and contain no index arithmetic."""
+"""Named predicates over stages: the words that rules are written in."""
 
 from __future__ import annotations
 

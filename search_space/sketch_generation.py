@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from schedules.dag import ComputeDAG, Stage
 from schedules.hardware import Hardware
 from schedules.nest import effective_steps
@@ -11,6 +14,8 @@ from search_space.draft import Draft
 from search_space.presets import RULES, Rule, RuleTable
 
 MOST_SKETCHES = 32
+
+Stages: TypeAlias = Callable[[Draft], tuple[Stage, ...]]
 
 
 def generate_sketches(
@@ -39,8 +44,8 @@ def _rewritable(draft: Draft) -> tuple[Stage, ...]:
 
 
 def _exhaust(
-    drafts: list[Draft], rules: tuple[Rule, ...], hardware: Hardware, stages
-) -> list[Draft]:  # type: ignore[no-untyped-def]
+    drafts: list[Draft], rules: tuple[Rule, ...], hardware: Hardware, stages: Stages
+) -> list[Draft]:
     """Every way to apply ``rules`` until none has an answer, depth first, capped."""
     done: list[Draft] = []
     stack = list(reversed(drafts))
@@ -54,7 +59,9 @@ def _exhaust(
     return done
 
 
-def _step(draft: Draft, rules: tuple[Rule, ...], hardware: Hardware, stages):  # type: ignore[no-untyped-def]
+def _step(
+    draft: Draft, rules: tuple[Rule, ...], hardware: Hardware, stages: Stages
+) -> tuple[Draft, ...] | None:
     for stage in stages(draft):
         for rule in rules:
             branches = rule(draft, stage, hardware)

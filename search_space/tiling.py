@@ -1,7 +1,7 @@
 """Multi-level tiling with a fused consumer: the rule for stages with data reuse.
 
 The loops are Ansor's "SSRSRS" with the last spatial level fixed to a register tile:
-``[S0 parallel][S1] consumer tile { [R0][R1 unrolled][register tile] }``. Ansor, OSDI'20, section 4.1.
+``[S0 parallel][S1] consumer tile { [R0][R1 unrolled][register tile] }`` (OSDI'20, section 4.1).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _vector_of(
 def rule_tile_with_consumer(
     draft: Draft, stage: Stage, hardware: Hardware
 ) -> tuple[Draft, ...] | None:
-    """Tile a stage with data reuse together with its consumer; one branch per loop order and place."""
+    """Tile a stage with data reuse together with its consumer: a branch per loop order and place."""
     pair = tile_pair(draft, stage, hardware)
     if pair is None:
         return None
@@ -222,7 +222,7 @@ def _last_parallel(pair: TilePair) -> str:
 
 
 def _with_producers(draft: Draft, pair: TilePair, order: str, hardware: Hardware) -> list[Draft]:
-    """Where the elementwise producers of the pair are computed: at the root, per block, per row tile."""
+    """Where elementwise producers of the pair are computed: at the root, per block, per row."""
     producers = [
         dag_stage
         for dag_stage in draft.pending
