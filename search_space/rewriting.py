@@ -26,7 +26,7 @@ from search_space.analysis import (
 )
 from search_space.draft import Draft
 
-# Accumulator vectors of a split reduction: few for short rows, enough to hide latency for long ones.
+# Accumulator vectors of a split reduction: one for short rows, more hide latency in long ones.
 LANE_VECTORS = (1, 4)
 
 
@@ -104,7 +104,7 @@ def _reads_along(stage: Stage, axis: str) -> bool:
 
 
 def rule_split_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
-    """Ansor's rule 6 (rfactor) for threads: few results of a long reduction are summed in blocks."""
+    """Ansor's rule 6 (rfactor) for threads: few results of a long reduction, in blocks."""
     if stage.combiner is None or hardware.threads == 1 or ".lanes" in stage.name:
         return None
     outputs = 1

@@ -64,7 +64,7 @@ def _common_prefix(dag: ComputeDAG, stage: Stage, group: set[str]) -> tuple[str,
 
 
 def _slices(dag: ComputeDAG, stage: Stage, name: str, group: set[str]) -> set[str]:
-    """Axes of ``stage`` that an axis of ``name`` follows in every chain of reads between the two."""
+    """Axes of ``stage`` that axes of ``name`` follow along every chain of reads."""
     found: set[str] | None = None
     for reader_name in dag.consumers[name]:
         reader = dag.stage(reader_name)

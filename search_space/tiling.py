@@ -80,7 +80,7 @@ def _vector_of(
 def rule_tile_with_consumer(
     draft: Draft, stage: Stage, hardware: Hardware
 ) -> tuple[Draft, ...] | None:
-    """Tile a stage with data reuse together with its consumer: a branch per loop order and place."""
+    """Tile a stage with data reuse and its consumer: a branch per loop order and place."""
     pair = tile_pair(draft, stage, hardware)
     if pair is None:
         return None

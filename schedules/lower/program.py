@@ -126,23 +126,23 @@ class _Program:
     # -- loops ----------------------------------------------------------------------------------
 
     def _stage(self, stage: StagePlan) -> tirx.Stmt:
-        return self._fused(stage) if stage.parallel > 1 else self._nest(stage, 0)
+        leading = list(stage.loops[: stage.parallel])
+        return self._parallel(leading, lambda: self._nest(stage, stage.parallel))
 
-    def _fused(self, stage: StagePlan) -> tirx.Stmt:
-        loops = [x for x in stage.loops[: stage.parallel] if self.positions.extent(x) > 1]
-        if len(loops) < 2:
-            return self._nest(stage, 0)
-        total = int(np.prod([self.positions.extent(x) for x in loops]))
-        variable = tirx.Var("_".join(identifier(x.name) for x in loops), "int32")
-        stride = total
-        self.values |= dict.fromkeys(stage.loops[: stage.parallel], 0)
-        for loop in loops:
+    def _parallel(self, loops: list[Loop], body: Callable[[], tirx.Stmt]) -> tirx.Stmt:
+        """``loops`` fused into one parallel loop; the thread pool refuses nested ones."""
+        self.values |= dict.fromkeys(loops, 0)
+        moving = [x for x in loops if self.positions.extent(x) > 1]
+        if not moving:
+            return body()
+        total = stride = int(np.prod([self.positions.extent(x) for x in moving]))
+        variable = tirx.Var("_".join(identifier(x.name) for x in moving), "int32")
+        for loop in moving:
             extent = self.positions.extent(loop)
             stride //= extent
             value = variable if stride == 1 else tirx.floordiv(variable, stride)
-            self.values[loop] = value if loop is loops[0] else tirx.floormod(value, extent)
-        body = self._nest(stage, stage.parallel)
-        return tirx.For(variable, 0, total, LOOP_KINDS["parallel"], body)
+            self.values[loop] = value if loop is moving[0] else tirx.floormod(value, extent)
+        return tirx.For(variable, 0, total, LOOP_KINDS["parallel"], body())
 
     def _nest(self, stage: StagePlan, position: int) -> tirx.Stmt:
         """The statement from own loop ``position`` inwards, with what is computed there first."""
@@ -291,7 +291,8 @@ class _Program:
                 extent = self.positions.extent(loop)
                 return _for(variable, extent, kinds[position], build(position + 1))
 
-        return build(0)
+        leading = kinds.count("parallel")
+        return self._parallel(loops[:leading], lambda: build(leading))
 
 
 def _access_of(stage: StagePlan, pack: Pack) -> Access:
