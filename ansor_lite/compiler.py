@@ -1,0 +1,176 @@
+"""A planned network and a schedule per task to a compiled module.
+
+Read ``graph/plan.py`` first. Every call site gets the kernel of its task: scheduled TensorIR under a
+name of its own, constant operands stored the way the schedule reads them. ``runtime.py`` runs it.
+"""
+
+# imports TVM
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import tvm
+from tvm import relax
+from tvm.relax import transform
+
+from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, signature
+from ansor_lite.manifest import KernelInfo, Manifest
+from ansor_lite.runtime import CompiledModule
+from ansor_lite.tasks import Task
+from schedules.lower import lower
+from schedules.steps import Step
+from search_space.sketch_generation import default_steps
+
+if TYPE_CHECKING:
+    from ansor_lite.target import Target
+
+StepsFor = Callable[[Task], tuple[Step, ...] | None]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """``packs``: argument position -> how that constant is stored."""
+
+    function: tvm.tirx.PrimFunc
+    info: KernelInfo
+    packs: Mapping[int, Any] = field(default_factory=dict)
+
+
+def compile_graph(
+    graph: Graph, steps_for: StepsFor, target: Target, log_digest: str = ""
+) -> CompiledModule:
+    """Build the network; ``steps_for`` gives the closed steps of a task, ``None`` the rule's.
+
+    Raises ``ScheduleError`` when steps do not fit their task.
+    """
+    kernels = build_kernels(graph, steps_for, target)
+    module = _with_kernels(graph, kernels)
+    executable = tvm.compile(module, target.tvm(), relax_pipeline=vm_pipeline())
+    infos = {k.info.symbol: k.info for k in kernels.values()}
+    manifest = Manifest(
+        network=graph.network.name,
+        inputs=graph.network.inputs,
+        outputs=graph.network.outputs,
+        target=target.to_json(),
+        threads=target.threads,
+        log_digest=log_digest,
+        kernels=tuple(infos.values()),
+        versions={"tvm": tvm.__version__},
+    )
+    return CompiledModule(executable, manifest)
+
+
+def build_kernels(graph: Graph, steps_for: StepsFor, target: Target) -> dict[Signature, Kernel]:
+    """One kernel per task, shared by every call of it, and one per opaque function."""
+    hardware = target.hardware()
+    by_key: dict[str, Kernel] = {}
+    for index, task in enumerate(graph.tasks):
+        steps = steps_for(task)
+        closed = steps if steps is not None else default_steps(task.dag, hardware)
+        lowered = lower(task.dag, closed, hardware)
+        position = {t.name: i for i, t in enumerate(task.dag.inputs)}
+        info = _task_info(task, index, source_digest(lowered.func), steps is not None)
+        packs = {position[name]: pack for name, pack in lowered.packs.items()}
+        by_key[task.key] = Kernel(_private(lowered.func), info, packs)
+    kernels = {s: by_key[task.key] for s, task in graph.by_signature.items()}
+    return kernels | _opaque_kernels(graph)
+
+
+def _task_info(task: Task, index: int, source: str, tuned: bool) -> KernelInfo:
+    symbol = f"k{index}_{re.sub(r'[^0-9a-zA-Z_]', '_', task.name.split(' ')[0])}"
+    return KernelInfo(
+        symbol, task.name, task.key, source, task.weight, task.flop / 1e9, task.bytes, tuned
+    )
+
+
+def _opaque_kernels(graph: Graph) -> dict[Signature, Kernel]:
+    found: dict[Signature, Kernel] = {}
+    for opaque in graph.opaque:
+        function = graph.module[opaque.name]
+        info = KernelInfo(
+            opaque.name,
+            opaque.name,
+            "",
+            source_digest(function),
+            opaque.weight,
+            0.0,
+            0,
+            False,
+            opaque.reason,
+        )
+        found[(opaque.name, opaque.constants)] = Kernel(function, info)
+    return found
+
+
+def source_digest(function: tvm.tirx.PrimFunc) -> str:
+    """Digest of the TensorIR text without its name: equal kernels on every machine are equal."""
+    text = _private(function).script(show_meta=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _private(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
+    if function.attrs and "global_symbol" in function.attrs:
+        return function.without_attr("global_symbol")
+    return function
+
+
+@relax.expr_functor.mutator  # type: ignore[untyped-decorator]
+class _UseKernels(relax.PyExprMutator):  # type: ignore[misc]
+    """Replaces the function and the constants of every kernel call."""
+
+    def __init__(self, module: tvm.IRModule, kernels: dict[Signature, Kernel]) -> None:
+        super().__init__(module)
+        self.kernels = kernels
+        self.variables: dict[str, Any] = {}
+
+    def visit_call_(self, call: Any) -> Any:
+        call = self.visit_expr_post_order(call)
+        if not is_kernel_call(call):
+            return call
+        kernel = self.kernels[signature(call)]
+        if kernel.info.reason:
+            return call
+        args = list(call.args[1].fields)
+        for position, pack in kernel.packs.items():
+            args[position] = relax.const(pack.apply(args[position].value.numpy()))
+        return relax.call_tir(self._variable(kernel), relax.Tuple(args), call.ty_args[0])
+
+    def _variable(self, kernel: Kernel) -> Any:
+        symbol = kernel.info.symbol
+        if symbol not in self.variables:
+            scheduled = kernel.function.with_attr("tirx.is_scheduled", True)
+            self.variables[symbol] = self.builder_.add_func(scheduled, symbol)
+        return self.variables[symbol]
+
+
+def _with_kernels(graph: Graph, kernels: dict[Signature, Kernel]) -> tvm.IRModule:
+    mutator = _UseKernels(graph.module, kernels)
+    main = graph.module.get_global_var("main")
+    mutator.builder_.update_func(main, mutator.visit_expr(graph.module["main"]))
+    return transform.DeadCodeElimination()(mutator.builder_.get())
+
+
+def vm_pipeline() -> tvm.transform.Pass:
+    """Relax to virtual-machine calls, with memory planned at compile time."""
+    return tvm.transform.Sequential(
+        [
+            relax.backend.DispatchSampling(),
+            relax.backend.DispatchSortScan(),
+            transform.LegalizeOps(),
+            transform.RewriteDataflowReshape(),
+            transform.ToNonDataflow(),
+            transform.RemovePurityChecking(),
+            transform.CallTIRRewrite(),
+            transform.StaticPlanBlockMemory(),
+            transform.LowerAllocTensor(),
+            transform.KillAfterLastUse(),
+            transform.LowerRuntimeBuiltin(),
+            transform.ComputePrimValue(),
+            transform.VMShapeLower(),
+            transform.AttachGlobalSymbol(),
+        ]
+    )

@@ -1,0 +1,150 @@
+"""Any accepted model to a ``Network``: the only file of the frontend that loads TVM."""
+
+# imports TVM
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+from onnx import helper
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
+
+from ansor_lite.errors import ModelError
+from ansor_lite.frontend.network import Network, TensorInfo
+from ansor_lite.frontend.onnx_file import read_model
+from ansor_lite.frontend.onnx_rewrites import simplify
+
+# What the importer raises for a node it cannot convert, besides its own errors.
+IMPORT_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    RuntimeError,
+)
+STANDARD_DOMAINS = ("", "ai.onnx")
+# The importer ignores domains; these names mean something else in the standard domain.
+CONTRIB_OPERATORS = frozenset({"Attention", "RotaryEmbedding"})
+
+Model = str | Path | onnx.ModelProto | tvm.IRModule
+
+
+def import_network(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> Network:
+    """ONNX file, ``ModelProto`` or Relax ``IRModule`` (with a ``main``) to a :class:`Network`.
+
+    Raises :class:`ModelError` for anything that cannot be imported, with the reason.
+    """
+    if isinstance(model, tvm.IRModule):
+        return _from_relax(model)
+    if not isinstance(model, (str, Path, onnx.ModelProto)):
+        raise ModelError(f"a model is an ONNX file, a ModelProto or an IRModule, not {type(model)}")
+    proto = simplify(read_model(model, shapes))
+    _check_operators(proto)
+    name = proto.graph.name if isinstance(model, onnx.ModelProto) else Path(model).stem
+    module = _convert(proto)
+    inputs = tuple(_onnx_info(i) for i in proto.graph.input)
+    outputs = _outputs(module, [o.name for o in proto.graph.output])
+    return Network(name, module, inputs, outputs)
+
+
+class _Importer(ONNXGraphImporter):  # type: ignore[misc]
+    """TVM's importer, remembering the node it works on."""
+
+    def __init__(self) -> None:
+        super().__init__({}, "float32")
+        self.at = ("", "")
+
+    def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
+        self.at = (op_name, attrs["tvm_custom"]["name"])
+        if op_name == "Clip" and (clipped := _clip(inputs, attrs, opset)) is not None:
+            return self.bb.normalize(clipped)
+        return super()._convert_operator(op_name, inputs, attrs, opset)
+
+
+def _clip(inputs: Any, attrs: Any, opset: int) -> Any:
+    """``Clip`` with constant bounds as operators that layout conversion knows; else ``None``."""
+    if opset < 11:
+        bounds: list[Any] = [attrs.get("min"), attrs.get("max")]
+    else:
+        given = [inputs[1], inputs[2]]
+        if not all(b is None or isinstance(b, tvm.ir.GenericConst) for b in given):
+            return None
+        bounds = [None if b is None else b.value.numpy().item() for b in given]
+    result, dtype = inputs[0], str(inputs[0].ty.dtype)
+    for operator, bound in zip((relax.op.maximum, relax.op.minimum), bounds, strict=True):
+        if bound is not None and bound == bound:  # a NaN bound is no bound
+            result = operator(result, relax.const(bound, dtype))
+    return result
+
+
+def _convert(proto: onnx.ModelProto) -> tvm.IRModule:
+    importer = _Importer()
+    opset = next((o.version for o in proto.opset_import if o.domain in STANDARD_DOMAINS), 1)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            module = importer.from_onnx(proto.graph, opset)
+        except IMPORT_ERRORS as error:
+            operator, node = importer.at
+            raise ModelError(
+                f"operator {operator!r} of node {node!r} cannot be imported: {_last_line(error)}"
+            ) from error
+    return module
+
+
+def _check_operators(proto: onnx.ModelProto) -> None:
+    known = set(_get_convert_map()) | {"If", "Constant"}
+    for node in proto.graph.node:
+        contrib = node.domain not in STANDARD_DOMAINS
+        mistaken = node.op_type in CONTRIB_OPERATORS and not contrib
+        if node.op_type not in known or mistaken or (contrib and node.domain != "com.microsoft"):
+            label = f"{node.domain}.{node.op_type}" if contrib else node.op_type
+            raise ModelError(
+                f"operator {label!r} of node {node.name or node.output[0]!r} is not supported"
+            )
+
+
+def _onnx_info(info: onnx.ValueInfoProto) -> TensorInfo:
+    tensor = info.type.tensor_type
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return TensorInfo(info.name, tuple(d.dim_value for d in tensor.shape.dim), dtype.name)
+
+
+def _from_relax(module: tvm.IRModule) -> Network:
+    names = [gv.name_hint for gv in module.get_global_vars()]
+    if "main" not in names or not isinstance(module["main"], relax.Function):
+        raise ModelError("a Relax module needs a function called 'main'")
+    main = module["main"]
+    inputs = tuple(_relax_info(p.name_hint, p.ty) for p in main.params)
+    return Network("main", module, inputs, _outputs(module, []))
+
+
+def _outputs(module: tvm.IRModule, names: list[str]) -> tuple[TensorInfo, ...]:
+    returned = module["main"].ret_ty
+    fields = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
+    names = names or [f"output{i}" if len(fields) > 1 else "output" for i in range(len(fields))]
+    return tuple(_relax_info(n, t) for n, t in zip(names, fields, strict=True))
+
+
+def _relax_info(name: str, ty: Any) -> TensorInfo:
+    if not isinstance(ty, relax.TensorType):
+        raise ModelError(f"{name!r} is not a tensor")
+    extents = list(ty.shape) if ty.shape is not None else [None]
+    if not all(isinstance(e, tvm.tirx.IntImm) for e in extents):
+        raise ModelError(f"the shape of {name!r} is not static")
+    return TensorInfo(name, tuple(int(e) for e in extents), str(ty.dtype))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,5 @@
+"""From a network to tasks: Relax passes (``passes.py``) and the plan of kernel calls (``plan.py``).
+
+Read ``plan.py`` first. ``fold.py`` evaluates constants in numpy, ``bounds.py`` keeps indices inside
+their tables. All of it is a pure function of the model, so that replay makes the same decisions.
+"""

@@ -1,0 +1,66 @@
+"""A tuning task: one distinct subgraph of a network, and how often the network uses it.
+
+Separate from the graph passes so that search, log and report know tasks without loading TVM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from schedules.dag import ComputeDAG, Stage
+from schedules.expr import OPERATIONS, Call, walk
+
+FLOAT_CLASSES = ("addsub", "mul", "divmod", "compare", "math")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """``name`` is for people; tasks are equal for tuning when their :attr:`key` is."""
+
+    name: str
+    dag: ComputeDAG
+    weight: int = 1
+
+    @property
+    def key(self) -> str:
+        return self.dag.key
+
+    @property
+    def flop(self) -> int:
+        """Floating-point operations of one run; a multiply-add counts as two."""
+        return sum(stage_flop(stage) for stage in self.dag.stages)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all inputs and outputs: the least that one run moves."""
+        names = [t.name for t in self.dag.inputs] + list(self.dag.outputs)
+        return sum(
+            prod(self.dag.shape_of(n)) * element_bytes(self.dag.dtype_of(n)) for n in names
+        )
+
+
+def stage_flop(stage: Stage) -> int:
+    """Floating-point operations of one stage, its combiner included."""
+    per_point = sum(
+        1
+        for node in walk(stage.body)
+        if isinstance(node, Call)
+        and OPERATIONS[node.op][1] in FLOAT_CLASSES
+        and any(_is_float(arg) for arg in node.args)
+    )
+    per_point += stage.combiner is not None and "float" in stage.dtype
+    return per_point * prod(a.extent for a in stage.axes)
+
+
+def _is_float(expr: object) -> bool:
+    return "float" in getattr(expr, "dtype", "")
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes of one element; ``bfloat16`` and ``bool`` included."""
+    if dtype == "bfloat16":
+        return 2
+    return int(np.dtype(dtype).itemsize)
