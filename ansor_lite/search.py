@@ -22,6 +22,7 @@ from search_space.evolution import CPU_MUTATIONS, Mutation, next_generation, sin
 from search_space.sampling import (
     Population,
     SearchSpace,
+    close_row,
     every_row,
     find_row,
     join,
@@ -138,11 +139,15 @@ class TaskSearch:
         return [c for _, c in sorted(self._measured, key=lambda m: m[0])[:n]]
 
     def candidate(self, steps: Steps, origin: str = "log") -> Candidate:
-        """The candidate of this task that closes to ``steps``."""
+        """The candidate of this task that closes to ``steps``, or to the same program."""
         for s, sketch in enumerate(self.space.sketches):
             row = find_row(sketch, steps)
             if row is not None:
-                return Candidate(steps, s, tuple(row.tolist()), origin)
+                return self._made(s, row, origin)
+        for s, sketch in enumerate(self.space.sketches):
+            row = close_row(sketch, steps)
+            if row is not None and self._program_key(sketch, row) == steps:
+                return self._made(s, row, origin)
         return Candidate(steps, -1, (), origin)
 
     def suggest(self, sketch_name: str, values: dict[str, tuple[int, ...]]) -> None:

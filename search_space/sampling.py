@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
@@ -48,7 +48,7 @@ class SearchSpace:
 
     @cached_property
     def groups(self) -> tuple[NDArray[np.int64], ...]:
-        """Per sketch, the number of each knob's group, ``[K]``; nameless groups are single knobs."""
+        """Per sketch, the number of each knob's group, ``[K]``; unnamed ones are single."""
         return tuple(_group_numbers(s.knobs) for s in self.sketches)
 
     @cached_property
@@ -200,41 +200,54 @@ def find_row(sketch: Sketch, steps: Sequence[Step]) -> NDArray[np.int32] | None:
 
     Knobs that no step refers to take their first choice.
     """
-    if len(steps) != len(sketch.steps):
+    pairs = _numbers(sketch, steps)
+    if pairs is None or any(isinstance(n, int) and n != value for n, value in pairs):
         return None
-    wanted: dict[str, dict[int, int]] = {}
-    for open_step, closed_step in zip(sketch.steps, steps, strict=True):
-        if not _matches(open_step, closed_step, wanted):
-            return None
     row = np.zeros(len(sketch.knobs), dtype=np.int32)
-    for name, columns in wanted.items():
-        k = sketch.position[name]
-        rows = sketch.tables[k][:, list(columns)] == list(columns.values())
-        hits = np.flatnonzero(rows.all(axis=1))
-        if not len(hits):
+    for k, (knob, table) in enumerate(zip(sketch.knobs, sketch.tables, strict=True)):
+        fits = np.ones(len(table), dtype=bool)
+        for number, value in pairs:
+            if isinstance(number, Ref) and number.knob == knob.name:
+                fits &= table[:, number.column] == value
+        if not fits.any():
             return None
-        row[k] = hits[0]
+        row[k] = int(fits.argmax())
     return row
 
 
-def _matches(open_step: Step, closed_step: Step, wanted: dict[str, dict[int, int]]) -> bool:
-    if type(open_step) is not type(closed_step):
-        return False
-    if not isinstance(open_step, Tile) or not isinstance(closed_step, Tile):
-        return open_step == closed_step
-    for field in fields(Tile):
-        ours, theirs = getattr(open_step, field.name), getattr(closed_step, field.name)
-        if field.name != "factors" and ours != theirs:
-            return False
-    pairs = zip(open_step.factors, closed_step.factors, strict=False)
-    return len(open_step.factors) == len(closed_step.factors) and all(
-        _bind(a, b, wanted) for a, b in pairs
-    )
+def close_row(sketch: Sketch, steps: Sequence[Step]) -> NDArray[np.int32] | None:
+    """The row whose numbers are nearest in log space to ``steps`` of this structure, or None.
+
+    For steps whose factors were clipped to the extents, so that no row closes to them exactly.
+    """
+    pairs = _numbers(sketch, steps)
+    if pairs is None:
+        return None
+    row = np.zeros(len(sketch.knobs), dtype=np.int32)
+    for k, (knob, table) in enumerate(zip(sketch.knobs, sketch.tables, strict=True)):
+        distance = np.zeros(len(table))
+        for number, value in pairs:
+            if isinstance(number, Ref) and number.knob == knob.name:
+                distance += np.abs(np.log2((table[:, number.column] + 1) / (value + 1)))
+        row[k] = int(distance.argmin())
+    return row
 
 
-def _bind(number: Number, value: Number, wanted: dict[str, dict[int, int]]) -> bool:
-    if isinstance(value, Ref):
-        return False
-    if isinstance(number, int):
-        return number == value
-    return wanted.setdefault(number.knob, {}).setdefault(number.column, value) == value
+def _numbers(sketch: Sketch, steps: Sequence[Step]) -> list[tuple[Number, int]] | None:
+    """Every number of the sketch beside its value in ``steps``; None if the steps differ."""
+    if len(steps) != len(sketch.steps):
+        return None
+    pairs: list[tuple[Number, int]] = []
+    for ours, theirs in zip(sketch.steps, steps, strict=True):
+        if not isinstance(ours, Tile) or not isinstance(theirs, Tile):
+            if ours != theirs:
+                return None
+            continue
+        places = (ours.stage, ours.axis, len(ours.factors))
+        if places != (theirs.stage, theirs.axis, len(theirs.factors)):
+            return None
+        values = [f for f in theirs.factors if isinstance(f, int)]
+        if len(values) != len(ours.factors):
+            return None
+        pairs += zip(ours.factors, values, strict=True)
+    return pairs

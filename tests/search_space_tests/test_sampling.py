@@ -9,6 +9,7 @@ from schedules.sketch import Knob, Sketch
 from schedules.steps import Inline, Ref, Tile
 from search_space.sampling import (
     SearchSpace,
+    close_row,
     every_row,
     find_row,
     join,
@@ -109,6 +110,15 @@ def test_find_row_refuses_steps_of_another_sketch(space: SearchSpace) -> None:
     assert find_row(b, a.close(every_row(a)[0])) is None
     foreign = (Tile("y", "i", (3, 1)), Tile("y", "j", (1, 4)))
     assert find_row(a, foreign) is None
+
+
+def test_close_row_finds_the_row_that_clipped_steps_came_from(space: SearchSpace) -> None:
+    a, b = space.sketches
+    clipped = (Tile("y", "i", (7, 3)), Tile("y", "j", (2, 3)))
+    row = close_row(a, clipped)
+    assert row is not None
+    assert knob_values(a, row) == {"i": (8, 4), "j": (2,), "u": (0,)}
+    assert close_row(b, clipped) is None
 
 
 def test_nearest_row_carries_values_to_the_closest_choices(space: SearchSpace) -> None:
