@@ -1,0 +1,193 @@
+"""What a statement costs a CPU core: register tiles, threads, and a roofline-like estimate.
+
+``extract.py`` puts these rows into the feature table; ``baseline.AnalyticModel`` ranks programs by
+them alone, before anything has been measured. Separate because every machine constant of the cost
+model is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost_model.statement import F32, Statement
+
+# Cycles of one vector instruction by operation class, two arithmetic ports.
+FLOAT_CYCLES = {
+    "mad": 0.5,
+    "addsub": 0.5,
+    "mul": 0.5,
+    "divmod": 8.0,
+    "compare": 0.5,
+    "math": 12.0,
+    "other": 1.0,
+    "logic": 0.5,
+    "select": 0.5,
+}
+INT_CYCLES = FLOAT_CYCLES | {"mad": 1.0, "mul": 1.0, "divmod": 40.0}
+PORTS = 2
+LOADS_PER_CYCLE = 2.0
+SPILL_CYCLES = 1.5
+TILE_CYCLES = 0.5
+LAUNCH_CYCLES = 5000.0
+BYTES_PER_CYCLE = (48.0, 16.0, 8.0)  # one core, from L2, from L3, from memory
+MEMORY_THREADS = 4.0  # threads that saturate the memory bus
+OVERLAP = 0.7  # share of the smaller costs that hides behind the largest
+
+
+@dataclass(frozen=True)
+class Register:
+    """The register tile of a statement: ``[N]`` each, ``elements [A, N]``.
+
+    ``packing``: registers per element along the vector loop, ``ceil(V / lanes) / V``.
+    """
+
+    elements: F32
+    packing: F32
+    lanes: int
+    tile_iterations: F32
+    tile_executions: F32
+    accumulators: F32
+    loads_vector: F32
+    loads_broadcast: F32
+    loads_gather: F32
+    spilled: F32
+    chain: F32
+    chain_executions: F32
+    latency: F32
+    redundancy: F32
+
+
+def register(st: Statement) -> Register:
+    """The register tile of ``st``; the first access that is no read is the result."""
+    modes = [a.mode for a in st.nest.accesses]
+    written = next(a for a, mode in enumerate(modes) if mode != "read")
+    updates = modes[written] == "update"
+    lanes = st.hardware.lanes(st.nest.accesses[written].element_bytes)
+    elements = st.at_each(st.touched, st.tile)
+    packing = np.ceil(st.vector / np.float32(lanes)) / st.vector
+    step = np.abs(st.vector_stride)
+    wide = st.vector > 1
+    reads = np.array([[mode == "read"] for mode in modes])
+    contiguous, strided = (step == 1) & wide, (step > 1) & wide
+    accumulators = elements[written] * np.where(contiguous[written], packing, np.float32(1))
+    tile_iterations, executions = st.at(st.inner, st.tile), st.at(st.outer, st.tile)
+    chain_executions = st.at(st.outer, st.chain)
+    chain = executions / chain_executions
+    need = accumulators + 2 - np.float32(st.hardware.vector_registers)
+    busy = np.float32(PORTS * st.hardware.fma_latency) / accumulators
+    long = updates & (chain > 1)
+    return Register(
+        elements=elements,
+        packing=packing,
+        lanes=lanes,
+        tile_iterations=tile_iterations,
+        tile_executions=executions,
+        accumulators=accumulators,
+        loads_vector=(elements * (contiguous & reads)).sum(axis=0) * packing,
+        loads_broadcast=(elements * (~(contiguous | strided) & reads)).sum(axis=0),
+        loads_gather=(elements * strided).sum(axis=0),
+        spilled=np.where(long, np.maximum(need, 0), np.float32(0)),
+        chain=chain,
+        chain_executions=chain_executions,
+        latency=np.where(long, np.maximum(busy, 1), np.float32(1)),
+        redundancy=_redundancy(st, written),
+    )
+
+
+def _redundancy(st: Statement, written: int) -> F32:
+    reduced = np.ones(st.n, dtype=np.float32)
+    for d, loop in enumerate(st.nest.loops):
+        if loop.kind == "reduce" and loop.stage == st.nest.stage:
+            reduced = reduced * st.extents[d]
+    result: F32 = st.iterations / (st.touched[written, 0] * reduced)
+    return result
+
+
+def register_rows(st: Statement, tile: Register) -> F32:
+    """Group ``register`` of the table."""
+    registers = np.float32(st.hardware.vector_registers)
+    operations = sum(st.nest.operations.values()) * tile.tile_iterations * tile.packing
+    loads = tile.loads_vector + tile.loads_broadcast + tile.loads_gather
+    used = tile.packing * st.vector * tile.lanes
+    return np.stack(
+        [
+            tile.tile_iterations,
+            tile.tile_executions,
+            tile.accumulators,
+            16 * tile.accumulators / registers,
+            tile.loads_vector,
+            tile.loads_broadcast,
+            tile.loads_gather,
+            tile.spilled,
+            16 * operations / np.maximum(loads, 1),
+            tile.chain,
+            16 * tile.latency,
+            st.vector,
+            16 * st.vector / tile.lanes,
+            16 * (1 - st.vector / used),
+            operations,
+        ]
+    )
+
+
+def parallel_rows(st: Statement) -> F32:
+    """Group ``parallel`` of the table."""
+    threads = np.float32(st.hardware.threads)
+    tasks = _tasks(st)
+    return np.stack(
+        [
+            tasks,
+            16 * tasks / threads,
+            16 * np.ceil(tasks / threads) * threads / tasks,
+            _launches(st),
+            st.iterations / tasks,
+            np.minimum(tasks, threads),
+        ]
+    )
+
+
+def _tasks(st: Statement) -> F32:
+    found = [d for d, loop in enumerate(st.nest.loops) if loop.annotation == "parallel"]
+    tasks: F32 = st.extents[found].prod(axis=0)
+    return tasks
+
+
+def _launches(st: Statement) -> F32:
+    found = [d for d, loop in enumerate(st.nest.loops) if loop.annotation == "parallel"]
+    return st.outer[found[0]] if found else np.zeros(st.n, dtype=np.float32)
+
+
+def cycle_rows(st: Statement, tile: Register, traffic: F32) -> F32:
+    """Group ``cycles`` of the table; ``traffic [3, N]``: bytes into L1, L2 and L3."""
+    costs = FLOAT_CYCLES if st.nest.is_float else INT_CYCLES
+    each = np.float32(sum(costs[op] * count for op, count in st.nest.operations.items()))
+    threads = np.float32(st.hardware.threads)
+    tasks = _tasks(st)
+    share = np.ceil(tasks / threads) / tasks  # of all work, done by the busiest thread
+    compute = each * st.iterations * tile.packing * tile.latency * share
+    load = _load_cycles(st, tile) * share
+    overhead = TILE_CYCLES * tile.tile_executions * share + LAUNCH_CYCLES * _launches(st)
+    memory_share = np.maximum(share, np.float32(1 / MEMORY_THREADS))
+    bandwidth = np.array(BYTES_PER_CYCLE, dtype=np.float32)[:, None]
+    moved = traffic / bandwidth * np.stack([share, share, memory_share])
+    parts = np.concatenate([np.stack([compute, load, overhead]), moved])
+    largest = parts.max(axis=0)
+    total = largest + np.float32(1 - OVERLAP) * (parts.sum(axis=0) - largest)
+    return np.concatenate([parts, total[None], _ideal(st, tile, each)[None]])
+
+
+def _load_cycles(st: Statement, tile: Register) -> F32:
+    loads = tile.loads_vector + tile.loads_broadcast + 2 * tile.loads_gather
+    per_tile = loads / np.float32(LOADS_PER_CYCLE) + np.float32(SPILL_CYCLES) * tile.spilled
+    stores = np.float32(SPILL_CYCLES) * tile.accumulators
+    return per_tile * tile.tile_executions + stores * tile.chain_executions
+
+
+def _ideal(st: Statement, tile: Register, each: np.float32) -> F32:
+    threads = np.float32(st.hardware.threads)
+    arithmetic = each * st.iterations / (tile.redundancy * np.float32(tile.lanes) * threads)
+    speed = np.float32(BYTES_PER_CYCLE[2] * min(st.hardware.threads, MEMORY_THREADS))
+    result: F32 = np.maximum(arithmetic, st.footprint[0] / speed)
+    return result
