@@ -6,12 +6,13 @@ from schedules.dag import ComputeDAG, Stage
 from schedules.expr import Axis
 from schedules.hardware import Hardware
 from schedules.sketch import Knob
-from schedules.steps import Annotate, ComputeAt, Ref, Reorder, Scope, Step, Tile
+from schedules.steps import Annotate, ComputeAt, Ref, Reorder, Step, Tile
 from search_space.analysis import dtype_bytes_of, has_data_reuse, vector_axis
 from search_space.draft import Draft
 from search_space.tiling import vector_steps
 
 VECTORS = ((1,), (2,), (4,), (8,))
+BLOCKS_PER_THREAD = 8
 
 
 def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -115,22 +116,30 @@ def _simple_nest(
     knob = Knob(f"{stage.name}.vectors", VECTORS, stage.name)
     draft = draft.knob(knob, 1)
     names = [a.name for a in stage.spatial if a.name != axis.name]
-    leading = list(outer) if outer else names
-    rest = [n for n in names if n not in leading]
-    vector = [f"{axis.name}.{level}" for level in range(3)]
-    blocks = [*(f"{n}.0" for n in leading), *(f"{n}.0" for n in rest), vector[0]]
-    if outer and axis.name in outer:
-        vector_first = [f"{n}.0" for n in leading]
-        blocks = [*vector_first, *(f"{n}.0" for n in rest)]
+    leading = list(outer) if outer else _enough(stage, names, hardware)
+    blocks = [f"{n}.0" for n in (*leading, *(n for n in names if n not in leading))]
     reduce = [f"{a.name}.0" for a in stage.reduce]
-    parallel = [f"{n}.0" for n in leading] if outer else blocks
+    vector = [f"{axis.name}.{level}" for level in range(3)]
+    work = 1
+    for name in leading:
+        work *= stage.axis(name).extent
+    fused = blocks[: len(leading)] if outer or work >= hardware.threads else [*blocks, vector[0]]
     steps: list[Step] = [
         Tile(stage.name, axis.name, (Ref(knob.name), lanes)),
-        Reorder(stage.name, (*blocks, *reduce, *vector[1:])),
-        Annotate(stage.name, tuple(parallel), "parallel"),
+        Reorder(stage.name, (*blocks, vector[0], *reduce, *vector[1:])),
+        Annotate(stage.name, tuple(fused), "parallel"),
         Annotate(stage.name, (vector[2],), "vectorize"),
     ]
     return draft.loop(*steps).place(stage.name)
 
 
-__all__ = ["Scope", "rule_fuse_rows"]
+def _enough(stage: Stage, names: list[str], hardware: Hardware) -> list[str]:
+    """The fewest leading axes that give every thread some blocks; more only cost divisions."""
+    leading: list[str] = []
+    work = 1
+    for name in names:
+        if work >= BLOCKS_PER_THREAD * hardware.threads:
+            break
+        leading.append(name)
+        work *= stage.axis(name).extent
+    return leading
