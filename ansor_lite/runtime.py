@@ -29,7 +29,7 @@ from ansor_lite.frontend.network import TensorInfo
 from ansor_lite.linker import shared_library_linker
 from ansor_lite.manifest import KernelInfo, Manifest, append_manifest, read_manifest
 from ansor_lite.quiet import native_stderr_hidden
-from ansor_lite.target import Target
+from ansor_lite.target import from_json, require_native
 from ansor_lite.threadpool import pool_size, use_threads
 
 Array = NDArray[Any]
@@ -141,7 +141,8 @@ class CompiledModule:
                 if isinstance(self._source, Path):
                     shutil.copyfile(self._source, part)
                 else:
-                    self._source.export_library(str(part), fcompile=shared_library_linker())
+                    with native_stderr_hidden():
+                        self._source.export_library(str(part), fcompile=shared_library_linker())
                     append_manifest(part, self.manifest)
                 os.replace(part, path)
         except OSError as error:
@@ -218,7 +219,7 @@ def load(path: str | Path, threads: int | None = None) -> CompiledModule:
     """
     path = Path(path)
     manifest = read_manifest(path)
-    Target.from_json(manifest.target).check_runs_here()
+    require_native(from_json(manifest.target))
     return CompiledModule(path, manifest, threads)
 
 

@@ -77,6 +77,31 @@ def inverses_to_products(graph: OnnxGraph) -> None:
         node.op_type = "Mul" if node.op_type == "Div" else "Add"
 
 
+def drop_neutral_constants(graph: OnnxGraph) -> None:
+    """``x + 0`` and ``x * 1`` are ``x`` where the constant does not enlarge ``x``.
+
+    An exported attention mask that masks nothing is such a sum.
+    """
+    shapes: dict[str, tuple[int, ...]] | None = None
+    renamed: dict[str, str] = {}
+    gone = []
+    for node in graph.nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        operands = _affine_operands(graph, node)
+        if operands is None or node.output[0] in graph.outputs:
+            continue
+        source, value = operands
+        if not np.all(value == (1 if node.op_type == "Mul" else 0)):
+            continue
+        shapes = static_shapes(graph) if shapes is None else shapes
+        shape = shapes.get(node.output[0])
+        if shape is not None and shapes.get(source) == shape:
+            renamed[node.output[0]] = source
+            gone.append(node)
+    graph.remove(gone)
+
+
 @dataclass
 class _Links:
     """Who computes and how often each value is read, kept current while nodes are absorbed."""
@@ -134,13 +159,18 @@ def _too_large(a: Array, b: Array) -> bool:
 
 def affine_operands(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[str, Array] | None:
     """``(x, c)`` when ``node`` is ``x * c`` or ``x + c`` with a small floating constant ``c``."""
+    operands = _affine_operands(graph, node)
+    if operands is None or operands[1].size > MAX_CONSTANT_ELEMENTS:
+        return None
+    return operands
+
+
+def _affine_operands(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[str, Array] | None:
     if node.op_type not in ("Mul", "Add"):
         return None
     for source, name in (node.input, reversed(node.input)):
         value = graph.constant(name)
-        if value is None or graph.is_constant(source):
-            continue
-        if value.dtype.kind == "f" and value.size <= MAX_CONSTANT_ELEMENTS:
+        if value is not None and value.dtype.kind == "f" and not graph.is_constant(source):
             return source, value
     return None
 

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ansor_lite.frontend.onnx_affine import (
     absorb_constants,
+    drop_neutral_constants,
     inverses_to_products,
     normalization_to_affine,
 )
@@ -170,5 +171,6 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     sums_to_adds,
     normalization_to_affine,
     inverses_to_products,
+    drop_neutral_constants,
     absorb_constants,
 )

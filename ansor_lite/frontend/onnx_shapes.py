@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from math import prod
+
 import onnx
 from onnx import helper, numpy_helper
 
@@ -14,21 +15,13 @@ SMALL = 1024
 
 def static_shapes(graph: OnnxGraph) -> dict[str, tuple[int, ...]]:
     """Shapes of values, as far as ``onnx.shape_inference`` finds static ones."""
-    # Large weights become inputs, so that inference copies no weight.
-    large = {n: t for n, t in graph.protos.items() if int(np.prod(t.dims, dtype=np.float64)) > SMALL}
     light = onnx.ModelProto(
         ir_version=max(graph.model.ir_version, 4), opset_import=graph.model.opset_import
     )
+    light.graph.name = "shapes"
     light.graph.node.extend(graph.nodes)
-    light.graph.initializer.extend(t for n, t in graph.protos.items() if n not in large)
-    light.graph.initializer.extend(
-        numpy_helper.from_array(a, n) for n, a in graph.arrays.items() if a.size <= SMALL
-    )
-    weights = set(graph.protos)
-    light.graph.input.extend(i for i in graph.model.graph.input if i.name not in weights)
-    light.graph.input.extend(
-        helper.make_tensor_value_info(n, t.data_type, list(t.dims)) for n, t in large.items()
-    )
+    light.graph.input.extend(i for i in graph.model.graph.input if i.name not in graph.protos)
+    _add_constants(light.graph, graph)
     light.graph.output.extend(graph.model.graph.output)
     inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     known: dict[str, tuple[int, ...]] = {}
@@ -38,3 +31,21 @@ def static_shapes(graph: OnnxGraph) -> dict[str, tuple[int, ...]]:
         if tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             known[info.name] = tuple(d.dim_value for d in dims)
     return known
+
+
+def _add_constants(light: onnx.GraphProto, graph: OnnxGraph) -> None:
+    """Small constants with their values; large ones as inputs, so that inference copies none."""
+    for name, tensor in graph.protos.items():
+        if name in graph.arrays:
+            continue
+        if prod(tensor.dims) <= SMALL:
+            light.initializer.append(tensor)
+        else:
+            shape = list(tensor.dims)
+            light.input.append(helper.make_tensor_value_info(name, tensor.data_type, shape))
+    for name, array in graph.arrays.items():
+        if array.size <= SMALL:
+            light.initializer.append(numpy_helper.from_array(array, name))
+        else:
+            dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+            light.input.append(helper.make_tensor_value_info(name, dtype, list(array.shape)))

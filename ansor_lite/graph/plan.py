@@ -119,9 +119,8 @@ def task_name(function: str, dag: ComputeDAG) -> str:
     """``conv2d_add_relu 56x56x64 * 3x3x64x64 -> 56x56x64``: operators, large operands, result."""
     words = [re.sub(r"\d+$", "", w) for w in function.removeprefix("fused_").split("_")]
     operators = "_".join(w for w in words if w)
-    shown = [dag.shape_of(name) for name in _anchor_operands(dag)]
-    operands = " * ".join(_shape_text(s) for s in shown)
-    return f"{operators} {operands} -> {_shape_text(dag.shape_of(dag.outputs[0]))}"
+    operands = " * ".join(_shape_text(dag, name) for name in _anchor_operands(dag))
+    return f"{operators} {operands} -> {_shape_text(dag, dag.outputs[0])}"
 
 
 def _unique(name: str, taken: Collection[str]) -> str:
@@ -140,11 +139,14 @@ def _anchor_operands(dag: ComputeDAG) -> list[str]:
                 found[read.tensor] = None
             else:
                 stages.append(read.tensor)
-    return list(found)[:2] or [t.name for t in dag.inputs[:1]]
+    used = [t.name for t in dag.inputs if t.name in found]
+    return used[:2] or [t.name for t in dag.inputs[:1]]
 
 
-def _shape_text(shape: tuple[int, ...]) -> str:
-    extents = list(shape)
-    while len(extents) > 1 and extents[0] == 1:
+def _shape_text(dag: ComputeDAG, name: str) -> str:
+    """Extents joined by ``x``; leading ones are left out, except of constants."""
+    extents = list(dag.shape_of(name))
+    source = dag.input_by_name.get(name)
+    while len(extents) > 1 and extents[0] == 1 and not (source and source.constant):
         extents = extents[1:]
     return "x".join(str(e) for e in extents) or "scalar"
