@@ -161,14 +161,21 @@ class Follower:
         whole = self._outer_spans(plan, axis)[:, -1]
         sizes: list[Ints] = []
         size = np.ones(self.n, dtype=np.int64)
-        for factor in reversed(plan.factors.get(axis.name, ())):
+        repeated = plan.repeated_levels(axis.name)
+        for level, factor in reversed(tuple(enumerate(plan.factors.get(axis.name, ()), 1))):
             wanted = self.sketch.numbers(factor, self.choices) * size
             if axis.kind == REDUCE and np.any(whole % wanted):
                 raise ScheduleError(
                     f"tile of {plan.name!r}: {axis.name!r} of {axis.extent} is not divisible"
                 )
-            size = np.minimum(wanted, whole)
+            clipped = np.minimum(wanted, whole)
+            # A shifted tile inside a reduction would add its overlap twice.
+            size = clipped - clipped % size if level in repeated else clipped
             sizes.append(size)
+        if 0 in repeated and np.any(whole % size):
+            raise ScheduleError(
+                f"tile of {plan.name!r}: {axis.name!r} is cut inside a reduction and not divisible"
+            )
         return [whole, *reversed(sizes)]
 
     def _loop_extents(self, plan: StagePlan) -> list[Ints]:

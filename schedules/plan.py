@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from schedules.dag import SPATIAL, ComputeDAG, Stage
+from schedules.dag import REDUCE, SPATIAL, ComputeDAG, Stage
 from schedules.errors import ScheduleError
 from schedules.expr import Affine, Call, Expr, Read, affine
 from schedules.rewrites import apply_rewrites
@@ -83,6 +83,13 @@ class StagePlan:
     def parallel(self) -> int:
         """Number of leading own loops that are fused and parallel."""
         return sum(1 for loop in self.loops if self.annotations.get(loop.name) == "parallel")
+
+    def repeated_levels(self, axis: str) -> frozenset[int]:
+        """Levels of a spatial axis whose loops run inside a reduce loop of the stage."""
+        kinds = [loop.kind for loop in self.loops]
+        first = kinds.index(REDUCE) if REDUCE in kinds else len(kinds)
+        inside = (loop for loop in self.loops[first:] if loop.kind == SPATIAL)
+        return frozenset(loop.level for loop in inside if loop.axis == axis)
 
 
 @dataclass(frozen=True)
