@@ -45,6 +45,7 @@ _BINARY: dict[str, Callable[[Tir, Tir], Tir]] = {
     "and": tirx.And,
     "or": tirx.Or,
     "fmod": tirx.fmod,
+    "pow": tirx.power,
     "shift_left": tirx.shift_left,
     "shift_right": tirx.shift_right,
     "bitwise_and": tirx.bitwise_and,
@@ -113,7 +114,7 @@ class _Emitter:
     def call(self, call: Call) -> Tir:
         if call.op == "select":
             return self.select(call)
-        if call.op == "pow":
+        if call.op == "pow" and self.math_mode == POLYNOMIAL:
             return self.power(call)
         args = self.matched_index_constants(call)
         if call.op == "cast":
