@@ -175,7 +175,8 @@ def cycle_rows(st: Statement, tile: Register, traffic: F32) -> F32:
     parts = np.concatenate([np.stack([compute, load, overhead]), moved])
     largest = parts.max(axis=0)
     total = largest + np.float32(1 - OVERLAP) * (parts.sum(axis=0) - largest)
-    return np.concatenate([parts, total[None], _ideal(st, tile, each)[None]])
+    rows: F32 = np.concatenate([parts, total[None], _ideal(st, tile, each)[None]])
+    return rows
 
 
 def _load_cycles(st: Statement, tile: Register) -> F32:
