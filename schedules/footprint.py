@@ -13,6 +13,12 @@ from schedules.expr import OPERATIONS, Axis, Call, Expr, walk
 Ints = NDArray[np.int64]
 
 LINE_BYTES = 64
+LINE_SHIFT = 6
+
+
+def cache_lines(size: Ints) -> Ints:
+    """Lines that ``size`` contiguous bytes fill; a shift, because integer division is slow."""
+    return (size + (LINE_BYTES - 1)) >> LINE_SHIFT
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -65,7 +71,7 @@ def footprint(
         run = np.where(joins, run * count, run)
         rows = np.where(joins, rows, rows * count)
         contiguous = joins & (count >= size[:, None])
-    return touched, rows * -(-run * element // LINE_BYTES)
+    return touched, rows * cache_lines(run * element)
 
 
 def count_operations(stage: Stage) -> dict[str, int]:

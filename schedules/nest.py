@@ -16,15 +16,15 @@ from schedules.dag import REDUCE, SPATIAL, IterAxis
 from schedules.errors import ScheduleError
 from schedules.expr import Affine, Expr
 from schedules.footprint import (
-    LINE_BYTES,
     Ints,
     bounded_count,
+    cache_lines,
     count_operations,
     distinct,
     dtype_bytes,
     footprint,
 )
-from schedules.plan import Access, Plan, StagePlan, build_plan
+from schedules.plan import Access, Plan, StagePlan
 from schedules.sketch import Choices, Sketch
 from schedules.steps import Pack, Step, Tile
 
@@ -96,12 +96,7 @@ def follow(sketch: Sketch, choices: Choices) -> ProgramNest:
     Raises :class:`ScheduleError` when a step is illegal, or when a tile of a reduce axis does not
     divide it for some candidate.
     """
-    return Follower(plan_of(sketch), sketch, choices).program()
-
-
-def plan_of(sketch: Sketch) -> Plan:
-    """The static plan of a sketch."""
-    return build_plan(sketch.dag, sketch.steps)
+    return Follower(sketch, choices).program()
 
 
 @dataclass(frozen=True)
@@ -127,8 +122,8 @@ class Follower:
     ``influence[stage][axis]``: change of the axis when chain loop ``d`` advances, ``[N, D]``.
     """
 
-    def __init__(self, plan: Plan, sketch: Sketch, choices: Choices) -> None:
-        self.plan = plan
+    def __init__(self, sketch: Sketch, choices: Choices) -> None:
+        self.plan: Plan = sketch.plan
         self.sketch = sketch
         self.choices = choices
         self.n = len(choices)
@@ -137,7 +132,7 @@ class Follower:
         self.influence: dict[str, dict[str, Ints]] = {}
         self.extents: dict[str, list[Ints]] = {}
         self.regions: dict[str, tuple[Region, ...]] = {}
-        for stage_plan in reversed(plan.stages):
+        for stage_plan in reversed(self.plan.stages):
             self._visit(stage_plan)
 
     # -- sizes, spans, regions ------------------------------------------------------------------
@@ -419,7 +414,7 @@ class Follower:
                 stride[:, d] = running
                 running = running * chain[d]
             touched[:, d] = running
-        lines = -(-touched * element // LINE_BYTES)
+        lines = cache_lines(touched * element)
         name = f"{pack.tensor}.pack"
         return AccessNest(name, mode, element, running * element, touched, lines, stride)
 
@@ -470,7 +465,7 @@ def effective_steps(sketch: Sketch, row: NDArray[np.int32]) -> tuple[Step, ...]:
 
     Two rows with equal effective steps are the same program; this is what a log stores.
     """
-    follower = Follower(plan_of(sketch), sketch, row[None, :])
+    follower = Follower(sketch, row[None, :])
     result: list[Step] = []
     for step in sketch.close(row):
         if isinstance(step, Tile):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules.dag import ComputeDAG
+from schedules.plan import Plan, build_plan
 from schedules.steps import Number, Ref, Step, Tile
 
 Choices = NDArray[np.int32]
@@ -38,6 +39,11 @@ class Sketch:
     steps: tuple[Step, ...] = ()
     knobs: tuple[Knob, ...] = ()
     name: str = ""
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The loops without numbers; raises :class:`ScheduleError` when a step is illegal."""
+        return build_plan(self.dag, self.steps)
 
     @cached_property
     def tables(self) -> tuple[NDArray[np.int64], ...]:

@@ -20,7 +20,7 @@ from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
 from schedules.lower.packing import Packing, constant_packing
-from schedules.nest import Follower, pack_annotation, plan_of
+from schedules.nest import Follower, pack_annotation
 from schedules.plan import Access, Loop, StagePlan
 from schedules.sketch import closed
 from schedules.steps import Pack, Step
@@ -57,7 +57,7 @@ def lower(dag: ComputeDAG, steps: tuple[Step, ...], hardware: Hardware) -> Lower
     Raises :class:`schedules.errors.ScheduleError` when a step is illegal.
     """
     sketch = closed(dag, steps)
-    follower = Follower(plan_of(sketch), sketch, np.zeros((1, 0), dtype=np.int32))
+    follower = Follower(sketch, np.zeros((1, 0), dtype=np.int32))
     return _Program(follower, dag).lowered()
 
 
