@@ -222,8 +222,7 @@ def _extent(name: str, iter_var: Tir) -> int:
 
 
 def _stage(store: _Store, tensors: _Tensors) -> Stage:
-    axes = _axes(store)
-    names = {iter_var.var: axis for iter_var, axis in zip(store.iters, axes, strict=True)}
+    names = {i.var: axis for i, axis in zip(store.iters, _axes(store), strict=True)}
     axes = _written_order(store, names)
     combiner, value = _combiner(store, any(a.kind == REDUCE for a in names.values()))
     if not any(a.kind == REDUCE for a in axes):

@@ -44,7 +44,7 @@ _BINARY: dict[str, Callable[[Tir, Tir], Tir]] = {
     "ge": lambda a, b: a >= b,
     "and": tirx.And,
     "or": tirx.Or,
-    "fmod": tirx.fmod,
+    "fmod": lambda a, b: _libm("fmod", a, b),
     "pow": tirx.power,
     "shift_left": tirx.shift_left,
     "shift_right": tirx.shift_right,
@@ -214,3 +214,9 @@ def _matched(a: Tir, b: Tir) -> tuple[Tir, Tir]:
     if left == right or {str(left), str(right)} != {"int32", "int64"}:
         return a, b
     return a.astype("int64"), b.astype("int64")
+
+
+def _libm(name: str, *args: Tir) -> Tir:
+    """A call of the C library for what TVM cannot lower itself; ``f`` marks single precision."""
+    dtype = str(args[0].ty.dtype)
+    return tirx.call_pure_extern(dtype, name if dtype == "float64" else f"{name}f", *args)

@@ -1,9 +1,9 @@
 """exp, erf, tanh and sigmoid in float32 as plain arithmetic, which vectorises.
 
-TVM calls libm once per lane for these. Separate from ``emit_expr`` because this is numerics, with its
-own accuracy tests, and nothing else. Every function is branch-free, keeps NaN and infinities, and
-flushes results below the smallest normal number to zero. The polynomials are minimax fits (Lawson's
-iteration on Chebyshev nodes); argument reduction is that of Cody and Waite.
+TVM calls libm once per lane for these. Separate from ``emit_expr`` because this is numerics, with
+its own accuracy tests, and nothing else. Every function is branch-free, keeps NaN and infinities,
+and flushes results below the smallest normal number to zero. The polynomials are minimax fits
+(Lawson's iteration on Chebyshev nodes); argument reduction is that of Cody and Waite.
 """
 
 from __future__ import annotations
