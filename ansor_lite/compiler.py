@@ -1,7 +1,7 @@
 """A planned network and a schedule per task to a compiled module.
 
-Read ``graph/plan.py`` first. Every call site gets the kernel of its task: scheduled TensorIR under a
-name of its own, constant operands stored the way the schedule reads them. ``runtime.py`` runs it.
+Read ``graph/plan.py`` first. Every call site gets the kernel of its task: scheduled TensorIR under
+a name of its own, constant operands stored the way the schedule reads them. ``runtime.py`` runs it.
 """
 
 # imports TVM
@@ -118,7 +118,7 @@ def _private(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
     return function
 
 
-@relax.expr_functor.mutator  # type: ignore[untyped-decorator]
+@relax.expr_functor.mutator
 class _UseKernels(relax.PyExprMutator):  # type: ignore[misc]
     """Replaces the function and the constants of every kernel call."""
 

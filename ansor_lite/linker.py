@@ -14,7 +14,7 @@ COMPILERS = ("cc", "c++", "gcc", "clang")
 
 
 def linker_command() -> list[str]:
-    """The start of a command line that links; raises :class:`InputError` when there is no linker."""
+    """The start of a command line that links; :class:`InputError` when there is no linker."""
     for name in COMPILERS:
         if path := shutil.which(name):
             return [path]
@@ -29,7 +29,9 @@ def shared_library_linker() -> Callable[..., None]:
     """The ``fcompile`` argument of TVM's ``export_library``."""
     command = linker_command()
 
-    def link(output: str, objects: str | Sequence[str], options: Sequence[str] = (), **_: object) -> None:
+    def link(
+        output: str, objects: str | Sequence[str], options: Sequence[str] = (), **_: object
+    ) -> None:
         files = [objects] if isinstance(objects, str) else list(objects)
         call = [*command, "-shared", "-fPIC", "-o", output, *files, *(options or ())]
         done = subprocess.run(call, capture_output=True, text=True, check=False)

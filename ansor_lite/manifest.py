@@ -63,7 +63,9 @@ class Manifest:
     def from_json(text: str) -> Manifest:
         """Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
         value = json.loads(text)
-        value["inputs"] = tuple(TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in value["inputs"])
+        value["inputs"] = tuple(
+            TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in value["inputs"]
+        )
         value["outputs"] = tuple(
             TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in value["outputs"]
         )

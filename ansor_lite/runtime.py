@@ -1,7 +1,7 @@
 """A compiled network: run it, measure it, save it, load it.
 
-Separate from the compiler so that running needs nothing of the search. Every run goes through tensors
-that TVM allocated: kernels assume 64-byte alignment, which numpy does not promise.
+Separate from the compiler so that running needs nothing of the search. Every run goes through
+tensors that TVM allocated: kernels assume 64-byte alignment, which numpy does not promise.
 """
 
 # imports TVM
@@ -94,12 +94,13 @@ class CompiledModule:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference: arrays by input name in, fresh arrays by output name out.
 
-        Raises :class:`ModuleInputError` that names the input that is missing, unknown, or of the wrong
-        shape or dtype.
+        Raises :class:`ModuleInputError` that names the input that is missing, unknown, or of the
+        wrong shape or dtype.
         """
         arrays = self._checked(feeds)
         with self._lock:
-            return self._in_pool(lambda: self._run(arrays))
+            outputs: dict[str, Array] = self._in_pool(lambda: self._run(arrays))
+        return outputs
 
     def _run(self, arrays: list[Array]) -> dict[str, Array]:
         for buffer, array in zip(self._buffers, arrays, strict=True):
@@ -126,7 +127,9 @@ class CompiledModule:
         known = {i.name for i in self.inputs}
         for name in feeds:
             if name not in known:
-                raise ModuleInputError(f"unknown input {name!r}; inputs: {', '.join(sorted(known))}")
+                raise ModuleInputError(
+                    f"unknown input {name!r}; inputs: {', '.join(sorted(known))}"
+                )
         return [_checked_array(info, feeds) for info in self.inputs]
 
     def save(self, path: str | Path) -> Path:

@@ -37,9 +37,7 @@ class Task:
     def bytes(self) -> int:
         """Bytes of all inputs and outputs: the least that one run moves."""
         names = [t.name for t in self.dag.inputs] + list(self.dag.outputs)
-        return sum(
-            prod(self.dag.shape_of(n)) * element_bytes(self.dag.dtype_of(n)) for n in names
-        )
+        return sum(prod(self.dag.shape_of(n)) * element_bytes(self.dag.dtype_of(n)) for n in names)
 
 
 def stage_flop(stage: Stage) -> int:

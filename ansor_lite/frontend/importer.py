@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 import tvm
@@ -36,7 +36,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 # The importer ignores domains; these names mean something else in the standard domain.
 CONTRIB_OPERATORS = frozenset({"Attention", "RotaryEmbedding"})
 
-Model = str | Path | onnx.ModelProto | tvm.IRModule
+Model: TypeAlias = "str | Path | onnx.ModelProto | tvm.IRModule"
 
 
 def import_network(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> Network:
@@ -139,7 +139,7 @@ def _outputs(module: tvm.IRModule, names: list[str]) -> tuple[TensorInfo, ...]:
 def _relax_info(name: str, ty: Any) -> TensorInfo:
     if not isinstance(ty, relax.TensorType):
         raise ModelError(f"{name!r} is not a tensor")
-    extents = list(ty.shape) if ty.shape is not None else [None]
+    extents: list[Any] = list(ty.shape) if ty.shape is not None else [None]
     if not all(isinstance(e, tvm.tirx.IntImm) for e in extents):
         raise ModelError(f"the shape of {name!r} is not static")
     return TensorInfo(name, tuple(int(e) for e in extents), str(ty.dtype))

@@ -20,7 +20,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """``module``: a ``tvm.IRModule`` whose ``main`` takes ``inputs`` in order and returns ``outputs``."""
+    """``module``: a ``tvm.IRModule``; its ``main`` takes ``inputs`` and returns ``outputs``."""
 
     name: str
     module: Any

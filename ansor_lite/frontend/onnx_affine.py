@@ -1,7 +1,7 @@
-"""Multiplications and additions of constants: batch norms become them, linear operators absorb them.
+"""Products and sums with constants: batch norms become them, linear operators absorb them.
 
-A batch norm is ``x * scale + shift`` per channel. Consecutive constants merge, and a linear operator
-with constant weights takes what follows it into its weights and bias.
+A batch norm is ``x * scale + shift`` per channel. Consecutive constants merge, and a linear
+operator with constant weights takes what follows it into its weights and bias.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MAX_CONSTANT_ELEMENTS = 1 << 16
 def normalization_to_affine(graph: OnnxGraph) -> None:
     """Inference-time ``BatchNormalization`` becomes ``Mul`` and ``Add`` of constants.
 
-    Left alone: training mode, statistics that are not constant, per-element statistics of opset 8 and
-    older, inputs of unknown rank.
+    Left alone: training mode, statistics that are not constant, per-element statistics of opset 8
+    and older, inputs of unknown rank.
     """
     if not any(node.op_type == "BatchNormalization" for node in graph.nodes):
         return
@@ -47,7 +47,7 @@ def _affine_nodes(
     if shape is None or not constant or training:
         return None
     gamma, beta, mean, variance = (graph.value(n).astype(np.float64) for n in node.input[1:5])
-    epsilon = float(attribute(node, "epsilon", 1e-5))  # type: ignore[arg-type]
+    epsilon = float(attribute(node, "epsilon", 1e-5))
     scale = gamma / np.sqrt(variance + epsilon)
     dtype = graph.value(node.input[1]).dtype
     channels = (-1,) + (1,) * (len(shape) - 2)
@@ -63,7 +63,7 @@ def _affine_nodes(
 
 
 def inverses_to_products(graph: OnnxGraph) -> None:
-    """``x / c`` becomes ``x * (1 / c)`` and ``x - c`` becomes ``x + (-c)`` for floating constants."""
+    """``x / c`` becomes ``x * (1 / c)`` and ``x - c`` becomes ``x + (-c)``, ``c`` floating."""
     for node in graph.nodes:
         if node.op_type not in ("Div", "Sub") or graph.is_constant(node.input[0]):
             continue
@@ -176,7 +176,7 @@ def _affine_operands(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[str, Array
 
 
 def per_channel(value: Array, rank: int, axis: int, channels: int) -> Array | None:
-    """``value`` as ``[channels]`` if, broadcast to ``rank`` dimensions, it varies along ``axis`` only."""
+    """``value`` as ``[channels]`` if, in ``rank`` dimensions, it varies along ``axis`` only."""
     if value.ndim > rank:
         return None
     full = (1,) * (rank - value.ndim) + value.shape
@@ -193,7 +193,7 @@ def _into_convolution(
     weight = graph.constant(before.input[1])
     if weight is None:
         return False
-    groups = int(attribute(before, "group", 1))  # type: ignore[call-overload]
+    groups = int(attribute(before, "group", 1))
     transposed = before.op_type == "ConvTranspose"
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
     change = per_channel(value, weight.ndim, 1, channels)
@@ -217,7 +217,9 @@ def _into_convolution(
     return True
 
 
-def _into_gemm(graph: OnnxGraph, before: onnx.NodeProto, node: onnx.NodeProto, value: Array) -> bool:
+def _into_gemm(
+    graph: OnnxGraph, before: onnx.NodeProto, node: onnx.NodeProto, value: Array
+) -> bool:
     weight = graph.constant(before.input[1])
     if weight is None or attribute(before, "beta", 1.0) != 1.0:
         return False
@@ -235,7 +237,9 @@ def _into_gemm(graph: OnnxGraph, before: onnx.NodeProto, node: onnx.NodeProto, v
     return True
 
 
-def _into_same(graph: OnnxGraph, before: onnx.NodeProto, node: onnx.NodeProto, value: Array) -> bool:
+def _into_same(
+    graph: OnnxGraph, before: onnx.NodeProto, node: onnx.NodeProto, value: Array
+) -> bool:
     inner = affine_operands(graph, before)
     if inner is None or node.op_type != before.op_type or _too_large(inner[1], value):
         return False

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker
 
 from ansor_lite.errors import ModelError
@@ -17,12 +17,14 @@ from ansor_lite.errors import ModelError
 Shapes = Mapping[str, Sequence[int]]
 
 
-def read_model(source: str | Path | onnx.ModelProto, shapes: Shapes | None = None) -> onnx.ModelProto:
+def read_model(
+    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None
+) -> onnx.ModelProto:
     """A private copy of the model with static input shapes.
 
     ``shapes`` maps input names to the shape to use, for inputs with symbolic dimensions.
-    Raises :class:`ModelError` when the file is missing or no ONNX, when a symbolic dimension is left
-    open, and when ``shapes`` contradicts the model.
+    Raises :class:`ModelError` when the file is missing or no ONNX, when a symbolic dimension is
+    left open, and when ``shapes`` contradicts the model.
     """
     if isinstance(source, onnx.ModelProto):
         model = onnx.ModelProto()
@@ -63,13 +65,15 @@ def _fix_input_shapes(model: onnx.ModelProto, shapes: Shapes) -> None:
 def _set_shape(info: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
     dims = info.type.tensor_type.shape.dim
     if info.type.tensor_type.HasField("shape") and len(dims) != len(shape):
-        raise ModelError(f"input {info.name!r} has {len(dims)} dimensions, --shape gives {len(shape)}")
+        raise ModelError(
+            f"input {info.name!r} has {len(dims)} dimensions, --shape gives {len(shape)}"
+        )
     for axis, (dim, extent) in enumerate(zip(dims, shape, strict=False)):
         if extent < 1:
             raise ModelError(f"input {info.name!r}: dimension {axis} cannot be {extent}")
         if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != extent:
             raise ModelError(
-                f"input {info.name!r}: dimension {axis} is {dim.dim_value} in the model, not {extent}"
+                f"input {info.name!r}: dimension {axis} is {dim.dim_value}, not {extent}"
             )
     del dims[:]
     for extent in shape:
@@ -88,7 +92,9 @@ def _check_static(info: onnx.ValueInfoProto) -> None:
         if dim.HasField("dim_value") and dim.dim_value > 0:
             continue
         name = dim.dim_param or "?"
-        example = ",".join(str(d.dim_value) if d.dim_value > 0 else d.dim_param or "?" for d in dims)
+        example = ",".join(
+            str(d.dim_value) if d.dim_value > 0 else d.dim_param or "?" for d in dims
+        )
         raise ModelError(
             f"input {info.name!r}: dimension {axis} ({name}) is symbolic; "
             f"give all of them with --shape {info.name}={example}"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @dataclass
@@ -28,14 +29,9 @@ class OnnxGraph:
 
     @staticmethod
     def of(model: onnx.ModelProto) -> OnnxGraph:
-        return OnnxGraph(
-            model, list(model.graph.node), {t.name: t for t in model.graph.initializer}
-        )
-
-    @property
-    def opset(self) -> int:
-        versions = [o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")]
-        return versions[0] if versions else 1
+        """A view with nodes of its own: ``model`` never changes."""
+        nodes = list(onnx.GraphProto(node=model.graph.node).node)
+        return OnnxGraph(model, nodes, {t.name: t for t in model.graph.initializer})
 
     @property
     def outputs(self) -> set[str]:
@@ -121,7 +117,7 @@ def has_subgraph(node: onnx.NodeProto) -> bool:
     return any(a.HasField("g") or a.graphs for a in node.attribute)
 
 
-def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     for a in node.attribute:
         if a.name == name:
             return onnx.helper.get_attribute_value(a)

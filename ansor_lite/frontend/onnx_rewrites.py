@@ -52,7 +52,7 @@ def _constant_value(node: onnx.NodeProto) -> Array | None:
     a = node.attribute[0]
     match a.name:
         case "value":
-            return numpy_helper.to_array(a.t)
+            return np.asarray(numpy_helper.to_array(a.t))
         case "value_float":
             return np.array(a.f, dtype=np.float32)
         case "value_floats":
@@ -65,7 +65,7 @@ def _constant_value(node: onnx.NodeProto) -> Array | None:
 
 
 def remove_no_ops(graph: OnnxGraph) -> None:
-    """``Identity`` and inference-time ``Dropout`` disappear where only their first output is used."""
+    """``Identity`` and inference-time ``Dropout`` disappear if only their first output is used."""
     uses = graph.uses()
     renamed: dict[str, str] = {}
     gone = []
@@ -146,11 +146,11 @@ def _shape_of(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> list[
         return [np.array(int(np.prod(shape)), dtype=np.int64)]
     start = attribute(node, "start", 0)
     end = attribute(node, "end", None)
-    return [np.array(shape[start:end], dtype=np.int64)]  # type: ignore[misc]
+    return [np.array(shape[start:end], dtype=np.int64)]
 
 
 def sums_to_adds(graph: OnnxGraph) -> None:
-    """``Sum`` of n values becomes a chain of ``Add``: the importer stacks its operands otherwise."""
+    """``Sum`` of n values becomes a chain of ``Add``: the importer would stack its operands."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         if node.op_type != "Sum" or len(node.input) < 2:

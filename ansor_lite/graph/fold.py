@@ -11,7 +11,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Fold = Callable[[Any, list[Any]], Array]
 
 MAX_FOLDED_ELEMENTS = 1 << 26
@@ -44,7 +44,7 @@ FOLDS: dict[str, Fold] = {
     "relax.shape_to_tensor": lambda call, a: np.array(a[0], dtype=np.int64),
     "relax.take": lambda call, a: np.take(a[0], a[1], axis=_axis(call), mode="clip"),
     "relax.gather_elements": lambda call, a: np.take_along_axis(a[0], a[1], axis=_axis(call)),
-    "relax.where": lambda call, a: np.where(a[0], a[1], a[2]),
+    "relax.where": lambda call, a: np.asarray(np.where(a[0], a[1], a[2])),
     "relax.add": lambda call, a: np.add(a[0], a[1]),
     "relax.subtract": lambda call, a: np.subtract(a[0], a[1]),
     "relax.multiply": lambda call, a: np.multiply(a[0], a[1]),
@@ -55,7 +55,7 @@ FOLDS: dict[str, Fold] = {
 }
 
 
-@relax.expr_functor.mutator  # type: ignore[untyped-decorator]
+@relax.expr_functor.mutator
 class _Folder(relax.PyExprMutator):  # type: ignore[misc]
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
@@ -97,7 +97,7 @@ def _worth_folding(call: Any) -> bool:
 
 
 def fold_constants(module: tvm.IRModule) -> tvm.IRModule:
-    """``main`` with every call in :data:`FOLDS` whose arguments are constants replaced by its value."""
+    """``main`` with the calls of :data:`FOLDS` on constants replaced by their values."""
     return rewrite_main(module, _Folder(module))
 
 

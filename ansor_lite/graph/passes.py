@@ -1,7 +1,7 @@
 """The Relax passes between import and task extraction, in order.
 
-After them ``main`` is a list of ``call_tir`` on fused PrimFuncs, convolutions in channels-last layout
-with weights stored that way, every constant foldable by numpy folded.
+After them ``main`` is a list of ``call_tir`` on fused PrimFuncs, convolutions in channels-last
+layout with weights stored that way, every constant foldable by numpy folded.
 """
 
 # imports TVM

@@ -109,9 +109,7 @@ def is_kernel_call(expr: Any) -> bool:
 
 
 def signature(call: Any) -> Signature:
-    constants = [
-        i for i, a in enumerate(call.args[1].fields) if isinstance(a, tvm.ir.GenericConst)
-    ]
+    constants = [i for i, a in enumerate(call.args[1].fields) if isinstance(a, tvm.ir.GenericConst)]
     return call.args[0].name_hint, tuple(constants)
 
 
