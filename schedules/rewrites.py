@@ -116,7 +116,8 @@ def _partial_stage(stage: Stage, axis: IterAxis, step: SplitReduction, length: i
     rest = tuple(inner if a.name == axis.name else a for a in stage.reduce)
     body = substitute_axes(stage.body, {axis.name: value})
     axes = (*stage.spatial, lane, *rest)
-    return Stage(f"{stage.name}.lanes", axes, body, stage.dtype, stage.combiner)
+    suffix = "lanes" if step.interleaved else "blocks"
+    return Stage(f"{stage.name}.{suffix}", axes, body, stage.dtype, stage.combiner)
 
 
 def _tail_stage(stage: Stage, axis: IterAxis, covered: int) -> Stage:

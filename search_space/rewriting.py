@@ -6,7 +6,6 @@ Each is ``rule(draft, stage, hardware) -> drafts | None``; ``None`` means "not m
 from __future__ import annotations
 
 from schedules.dag import ComputeDAG, Stage
-from schedules.expr import Axis
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
 from schedules.rewrites import apply_rewrites
@@ -84,7 +83,7 @@ def rule_cache_write(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Dr
 
 def rule_split_lanes(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
     """Ansor's rule 6 (rfactor) for vectors: a reduction along contiguous memory keeps lanes."""
-    if stage.combiner is None or has_data_reuse(stage) or ".lanes" in stage.name:
+    if stage.combiner is None or has_data_reuse(stage) or stage.name.endswith(".lanes"):
         return None
     axis = stage.reduce[-1]
     lanes = hardware.lanes(dtype_bytes_of(stage))
@@ -105,7 +104,7 @@ def _reads_along(stage: Stage, axis: str) -> bool:
 
 def rule_split_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
     """Ansor's rule 6 (rfactor) for threads: few results of a long reduction, in blocks."""
-    if stage.combiner is None or hardware.threads == 1 or ".lanes" in stage.name:
+    if stage.combiner is None or hardware.threads == 1 or "." in stage.name:
         return None
     outputs = 1
     for extent in stage.shape:
@@ -118,6 +117,6 @@ def rule_split_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[D
     parts *= hardware.threads
     if axis.name.endswith(".lane") or outputs >= 4 * hardware.threads or not parts:
         return None
-    if work < 100_000 or isinstance(stage.body, Axis):
+    if work < 100_000:
         return None
     return (draft.rewrite(SplitReduction(stage.name, axis.name, parts, False), label="blocks"),)

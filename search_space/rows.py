@@ -6,10 +6,10 @@ from schedules.dag import ComputeDAG, Stage
 from schedules.expr import Axis
 from schedules.hardware import Hardware
 from schedules.sketch import Knob
-from schedules.steps import Annotate, ComputeAt, Ref, Reorder, Step, Tile
+from schedules.steps import Annotate, CacheWrite, ComputeAt, Ref, Reorder, Scope, Step, Tile
 from search_space.analysis import dtype_bytes_of, has_data_reuse, vector_axis
 from search_space.draft import Draft
-from search_space.tiling import vector_steps
+from search_space.tiling import UNROLLED_VECTORS, lanes_for, vector_steps
 
 VECTORS = ((1,), (2,), (4,), (8,))
 BLOCKS_PER_THREAD = 8
@@ -22,6 +22,9 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
     """
     if has_data_reuse(stage):
         return None
+    if stage.combiner is not None:
+        draft = draft.rewrite(CacheWrite(stage.name)).place(f"{stage.name}.acc")
+        stage = draft.current.stage(stage.name)
     group = _row_group(draft, stage)
     prefix = _common_prefix(draft.current, stage, group)
     rows = 1
@@ -36,6 +39,7 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
             fused = fused.loop(
                 ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0"),
                 *vector_steps(producer, hardware),
+                *_small_scope(producer, prefix, hardware),
             ).place(producer.name)
     return (fused.called("rows-fused"), plain)
 
@@ -105,20 +109,23 @@ def _through(
 def _simple_nest(
     draft: Draft, stage: Stage, hardware: Hardware, outer: tuple[str, ...] = ()
 ) -> Draft:
-    """Loops ``[outer parallel][vector.0] reduce [vector.1][vector.2 lanes]`` of one stage."""
+    """Loops ``[outer parallel][vector.0] [vector.1][vector.2 lanes]`` of one elementwise stage.
+
+    A reduction that the stage copies accumulates in registers inside ``vector.0``.
+    """
+    draft = draft.place(stage.name)
+    accumulator = draft.current.by_name.get(f"{stage.name}.acc")
     axis = vector_axis(stage, 2)
     if axis is None:
-        order = (*(f"{a.name}.0" for a in stage.spatial), *(f"{a.name}.0" for a in stage.reduce))
-        return draft.loop(Reorder(stage.name, order)).place(stage.name)
-    lanes = hardware.lanes(dtype_bytes_of(stage))
-    while lanes > axis.extent:
-        lanes //= 2
-    knob = Knob(f"{stage.name}.vectors", VECTORS, stage.name)
-    draft = draft.knob(knob, 1)
+        if accumulator is None or not stage.spatial:
+            return draft
+        return draft.loop(ComputeAt(accumulator.name, stage.name, f"{stage.spatial[-1].name}.0"))
+    lanes = lanes_for(axis.extent, hardware.lanes(dtype_bytes_of(stage)))
+    fitting = tuple(v for v in VECTORS if v[0] * lanes <= axis.extent)
+    knob = Knob(f"{stage.name}.vectors", fitting, stage.name)
     names = [a.name for a in stage.spatial if a.name != axis.name]
     leading = list(outer) if outer else _enough(stage, names, hardware)
     blocks = [f"{n}.0" for n in (*leading, *(n for n in names if n not in leading))]
-    reduce = [f"{a.name}.0" for a in stage.reduce]
     vector = [f"{axis.name}.{level}" for level in range(3)]
     work = 1
     for name in leading:
@@ -126,11 +133,36 @@ def _simple_nest(
     fused = blocks[: len(leading)] if outer or work >= hardware.threads else [*blocks, vector[0]]
     steps: list[Step] = [
         Tile(stage.name, axis.name, (Ref(knob.name), lanes)),
-        Reorder(stage.name, (*blocks, vector[0], *reduce, *vector[1:])),
+        Reorder(stage.name, (*blocks, *vector)),
         Annotate(stage.name, tuple(fused), "parallel"),
         Annotate(stage.name, (vector[2],), "vectorize"),
     ]
-    return draft.loop(*steps).place(stage.name)
+    if accumulator is not None:
+        steps += _accumulate_at(accumulator, stage, axis.name, lanes)
+    return draft.knob(knob, 1).loop(*steps)
+
+
+def _accumulate_at(accumulator: Stage, stage: Stage, axis: str, lanes: int) -> list[Step]:
+    rest = [f"{a.name}.0" for a in accumulator.spatial if a.name != axis]
+    reduce = [f"{a.name}.0" for a in accumulator.reduce]
+    return [
+        ComputeAt(accumulator.name, stage.name, f"{axis}.0"),
+        Tile(accumulator.name, axis, (lanes,)),
+        Reorder(accumulator.name, (*rest, *reduce, f"{axis}.0", f"{axis}.1")),
+        Annotate(accumulator.name, (f"{axis}.0",), "unroll"),
+        Annotate(accumulator.name, (f"{axis}.1",), "vectorize"),
+        Scope(accumulator.name, "local"),
+    ]
+
+
+def _small_scope(producer: Stage, prefix: tuple[str, ...], hardware: Hardware) -> list[Step]:
+    """Registers for partial results: a few vectors for each row."""
+    wide = [a for a in producer.spatial if a.extent > 1]
+    few = wide and wide[-1] is producer.spatial[-1] and len(wide) <= len(prefix) + 1
+    if producer.combiner is None or not few:
+        return []
+    vectors = producer.spatial[-1].extent // hardware.lanes(dtype_bytes_of(producer))
+    return [Scope(producer.name, "local")] if 1 <= vectors <= UNROLLED_VECTORS else []
 
 
 def _enough(stage: Stage, names: list[str], hardware: Hardware) -> list[str]:

@@ -30,6 +30,7 @@ from search_space.factors import multiples, register_tiles, unroll_factors, wast
 
 UNROLL_LIMIT = 16
 ROW_AXES = 2
+UNROLLED_VECTORS = 4
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ def tile_pair(draft: Draft, stage: Stage, hardware: Hardware) -> TilePair | None
         axis = _vector_of(producer, stage, mapping, lanes)
         if axis is None:
             return None
-        while lanes > axis.extent:
-            lanes //= 2
+        lanes = lanes_for(axis.extent, lanes)
         rows = reuse_axes(producer, axis.name)[-ROW_AXES:]
         used = {axis.name, *(a.name for a in rows)}
         outer = tuple(a for a in producer.spatial if a.extent > 1 and a.name not in used)
@@ -246,15 +246,27 @@ def _with_producers(draft: Draft, pair: TilePair, order: str, hardware: Hardware
 
 
 def vector_steps(stage: Stage, hardware: Hardware) -> list[Step]:
-    """Vectorise the last axis of a stage that is computed inside another."""
-    lanes = hardware.lanes(dtype_bytes_of(stage))
+    """Vectorise the last axis of a stage that is computed inside another.
+
+    A reduction over a few vectors keeps them all in registers; over many, one vector at a time.
+    """
     if not stage.spatial or stage.spatial[-1].extent < 2:
         return []
-    last = stage.spatial[-1].name
+    last = stage.spatial[-1]
+    lanes = lanes_for(last.extent, hardware.lanes(dtype_bytes_of(stage)))
     order = [f"{a.name}.0" for a in stage.spatial]
     reduce = [f"{a.name}.0" for a in stage.reduce]
-    return [
-        Tile(stage.name, last, (lanes,)),
-        Reorder(stage.name, (*order, *reduce, f"{last}.1")),
-        Annotate(stage.name, (f"{last}.1",), "vectorize"),
-    ]
+    steps: list[Step] = [Tile(stage.name, last.name, (lanes,))]
+    if reduce and last.extent % lanes == 0 and last.extent <= UNROLLED_VECTORS * lanes:
+        steps.append(Reorder(stage.name, (*order[:-1], *reduce, order[-1], f"{last.name}.1")))
+        steps.append(Annotate(stage.name, (order[-1],), "unroll"))
+    else:
+        steps.append(Reorder(stage.name, (*order, *reduce, f"{last.name}.1")))
+    return [*steps, Annotate(stage.name, (f"{last.name}.1",), "vectorize")]
+
+
+def lanes_for(extent: int, lanes: int) -> int:
+    """The widest vector, halved until the axis fills it."""
+    while lanes > extent:
+        lanes //= 2
+    return lanes
