@@ -183,7 +183,8 @@ def _load_cycles(st: Statement, tile: Register) -> F32:
     loads = tile.loads_vector + tile.loads_broadcast + 2 * tile.loads_gather
     per_tile = loads / np.float32(LOADS_PER_CYCLE) + np.float32(SPILL_CYCLES) * tile.spilled
     stores = np.float32(SPILL_CYCLES) * tile.accumulators
-    return per_tile * tile.tile_executions + stores * tile.chain_executions
+    result: F32 = per_tile * tile.tile_executions + stores * tile.chain_executions
+    return result
 
 
 def _ideal(st: Statement, tile: Register, each: np.float32) -> F32:

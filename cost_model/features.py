@@ -111,7 +111,7 @@ PARALLEL_FEATURES: tuple[tuple[str, str], ...] = (
     ("imbalance", "16 x ceil(P / T) T / P: time over that of a perfect division"),
     ("launches", "how often the parallel loop starts (0 when nothing is parallel)"),
     ("task_iterations", "iterations of one parallel task"),
-    ("threads", "min(P, T)"),
+    ("threads", "threads with work: min(P, T)"),
 )
 
 FOOTPRINT_POINTS: tuple[tuple[str, str], ...] = (
