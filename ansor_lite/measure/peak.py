@@ -1,0 +1,156 @@
+"""What this machine can do at best: multiply-adds and copied bytes per second, measured.
+
+The denominators of "share of peak". Read ``measure_peak`` first; it runs this module in a child
+process, because two tiny kernels are run there. Separate from the workers that time candidates: it
+runs before them, once.
+"""
+
+# imports TVM
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ansor_lite.errors import MeasurementError
+from ansor_lite.target import Target, parse
+
+if TYPE_CHECKING:
+    import tvm
+
+# Chains of dependent multiply-adds: enough to hide a latency of four cycles in two units.
+CHAINS = 12
+FMA_STEPS = 1_000_000
+COPY_BYTES = 128 * 1024 * 1024
+REPEATS = 9
+TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """``gflops``: float32 multiply-adds count as two. ``copy_gbs``: bytes read plus written."""
+
+    threads: int
+    gflops: float
+    copy_gbs: float
+
+
+def measure_peak(target: Target) -> Peak:
+    """Peak of ``target.threads`` threads of this machine, in about three seconds.
+
+    Raises :class:`MeasurementError` when the child process fails.
+    """
+    command = [sys.executable, "-m", "ansor_lite.measure.peak", json.dumps(target.to_json())]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MeasurementError(f"the peak of this machine cannot be measured: {error}") from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MeasurementError(f"the peak of this machine cannot be measured: {last}")
+    return Peak(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The child process: measures, prints one line of JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("target", help="JSON form of the target")
+    target = parse(parser.parse_args(argv).target)
+    from ansor_lite.threadpool import use_threads
+
+    use_threads(target.threads)
+    print(json.dumps(asdict(Peak(target.threads, _gflops(target), _copy_gbs(target)))))
+
+
+def _gflops(target: Target) -> float:
+    import numpy as np
+    import tvm
+
+    lanes = target.vector_bytes // 4
+    run = _build(fma_kernel(target.threads, lanes), target)
+    factors = tvm.runtime.tensor(np.full((2, lanes), 0.5, "float32"))
+    sums = tvm.runtime.empty((target.threads, CHAINS, lanes), "float32")
+    flop = 2.0 * target.threads * CHAINS * lanes * FMA_STEPS
+    return flop / _best_seconds(lambda: run(factors, sums)) / 1e9
+
+
+def _copy_gbs(target: Target) -> float:
+    import numpy as np
+    import tvm
+
+    lanes, count = target.vector_bytes // 4, COPY_BYTES // 4
+    chunk = count // (64 * lanes) * lanes
+    run = _build(copy_kernel(64, chunk, lanes), target)
+    source = tvm.runtime.tensor(np.ones(64 * chunk, "float32"))
+    result = tvm.runtime.empty((64 * chunk,), "float32")
+    return 2.0 * 4 * 64 * chunk / _best_seconds(lambda: run(source, result)) / 1e9
+
+
+def _best_seconds(call: Callable[[], Any]) -> float:
+    """The least of a few runs: disturbances only ever add time."""
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _build(function: tvm.tirx.PrimFunc, target: Target) -> Callable[..., Any]:
+    import tvm
+
+    scheduled = function.with_attr("tirx.is_scheduled", True).with_attr("tirx.noalias", True)
+    return tvm.compile(tvm.IRModule({"main": scheduled}), target.tvm())["main"]  # type: ignore[no-any-return]
+
+
+def fma_kernel(threads: int, lanes: int) -> tvm.tirx.PrimFunc:
+    """Per thread ``CHAINS`` registers, each updated ``x = x * a + b`` ``FMA_STEPS`` times."""
+    from tvm.script import tirx as T
+
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def fma(
+        factors: T.Buffer((2, lanes), "float32"),  # type: ignore[valid-type]
+        sums: T.Buffer((threads, CHAINS, lanes), "float32"),  # type: ignore[valid-type]
+    ) -> None:
+        registers = T.sblock_alloc_buffer((CHAINS, lanes), "float32", scope="local")
+        for t in T.parallel(threads):
+            for c in T.unroll(CHAINS):
+                for v in T.vectorized(lanes):
+                    registers[c, v] = factors[0, v]
+            for _k in T.serial(FMA_STEPS):
+                for c in T.unroll(CHAINS):
+                    for v in T.vectorized(lanes):
+                        registers[c, v] = registers[c, v] * factors[0, v] + factors[1, v]
+            for c in T.unroll(CHAINS):
+                for v in T.vectorized(lanes):
+                    sums[t, c, v] = registers[c, v]
+
+    return fma
+
+
+def copy_kernel(chunks: int, chunk: int, lanes: int) -> tvm.tirx.PrimFunc:
+    """Copies ``chunks * chunk`` floats, the chunks in parallel."""
+    from tvm.script import tirx as T
+
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def copy(
+        source: T.Buffer((chunks * chunk,), "float32"),  # type: ignore[valid-type]
+        result: T.Buffer((chunks * chunk,), "float32"),  # type: ignore[valid-type]
+    ) -> None:
+        for p in T.parallel(chunks):
+            for i in T.serial(chunk // lanes):
+                for v in T.vectorized(lanes):
+                    result[p * chunk + i * lanes + v] = source[p * chunk + i * lanes + v]
+
+    return copy
+
+
+if __name__ == "__main__":
+    main()
