@@ -1,0 +1,107 @@
+"""Does a candidate compute what its task says? Compared with the unscheduled program, once built.
+
+The reference is ``to_tir``'s plain loops, which share no code with ``lower``; its outer loops run in
+parallel, or a large convolution would take seconds.
+"""
+
+# imports TVM
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import s_tir
+
+from ansor_lite.measure.timing import Program, empty, random_array, rng_of
+from schedules.dag import REDUCE, ComputeDAG
+from schedules.to_tir import to_tir
+
+# Largest deviation allowed, relative to the largest absolute value of the output.
+TOLERANCE = 1e-4
+Array = NDArray[Any]
+
+
+class Checking:
+    """Inputs of one task and what its outputs must be.
+
+    Where normal numbers leave the outputs constant or not finite (a root, a logarithm), positive
+    ones are tried.
+    """
+
+    def __init__(self, dag: ComputeDAG, key: str, target: Any) -> None:
+        self.dag = dag
+        reference = tvm.tirx.build(parallel_reference(dag), target=target)["main"]
+        for positive in (False, True):
+            rng = rng_of(key)
+            self.inputs = {
+                t.name: random_array(rng, t.shape, t.dtype, positive) for t in dag.inputs
+            }
+            self.expected = self._outputs(Program(key, reference, {}))
+            if all(telling(e) for e in self.expected):
+                break
+
+    def wrong(self, program: Program) -> str:
+        """What deviates, or an empty text."""
+        found = self._outputs(program)
+        wrong = [
+            f"{name}: {fault}"
+            for name, got, expected in zip(self.dag.outputs, found, self.expected, strict=True)
+            if (fault := deviation(got, expected))
+        ]
+        return "; ".join(wrong)
+
+    def _outputs(self, program: Program) -> list[Array]:
+        """What ``program`` computes; outputs start as NaN so that a missing write shows."""
+        outputs = [empty(self.dag, name) for name in self.dag.outputs]
+        for output in outputs:
+            if "float" in str(output.dtype):
+                output.copyfrom(np.full(output.shape, np.nan, dtype=str(output.dtype)))
+        packed = [
+            program.packs[name].apply(array) if name in program.packs else array
+            for name, array in self.inputs.items()
+        ]
+        program.function(*(tvm.runtime.tensor(array) for array in packed), *outputs)
+        return [output.numpy() for output in outputs]
+
+
+def telling(expected: Array) -> bool:
+    """Whether agreement with ``expected`` means anything: finite and not all alike."""
+    values = expected.astype("float64")
+    return bool(np.isfinite(values).all() and (values.size <= 1 or np.ptp(values) > 1e-6))
+
+
+def deviation(got: Array, expected: Array) -> str:
+    """In words, how ``got`` differs; empty when it is equal within ``TOLERANCE``."""
+    if "float" not in str(expected.dtype):
+        count = int((got != expected).sum())
+        return f"{count} of {got.size} elements differ" if count else ""
+    a, b = got.astype("float64"), expected.astype("float64")
+    finite = np.isfinite(b)
+    if not np.array_equal(np.isfinite(a), finite):
+        return "elements are not finite or were never written"
+    if not finite.any():
+        return ""
+    error, largest = np.abs(a - b)[finite].max(), np.abs(b[finite]).max()
+    if error <= TOLERANCE * largest:
+        return ""
+    return f"off by {error:.3g} where the largest value is {largest:.3g}"
+
+
+def parallel_reference(dag: ComputeDAG) -> tvm.tirx.PrimFunc:
+    """``to_tir(dag)`` with reductions outside the last spatial loop and the first ones parallel.
+
+    No element's sum changes its order.
+    """
+    schedule = s_tir.Schedule(tvm.IRModule({"main": to_tir(dag)}))
+    for stage in dag.stages:
+        loops = schedule.get_loops(schedule.get_sblock(stage.name))
+        spatial = [loop for loop, a in zip(loops, stage.axes, strict=True) if a.kind != REDUCE]
+        reduce = [loop for loop, a in zip(loops, stage.axes, strict=True) if a.kind == REDUCE]
+        if len(spatial) > 1:
+            schedule.reorder(*spatial[:-1], *reduce, spatial[-1])
+            schedule.parallel(schedule.fuse(*spatial[:-1]))
+        elif spatial:
+            schedule.parallel(spatial[0])
+    return schedule.mod["main"]

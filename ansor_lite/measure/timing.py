@@ -1,0 +1,139 @@
+"""How a program is timed: constants cold, everything else warm, as inside a network.
+
+Between two kernels of a network the activations were just written, while the weights were last read
+one inference ago. So constants leave the caches before each repeat and nothing else does.
+"""
+
+# imports TVM
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+
+from schedules.dag import ComputeDAG
+from schedules.lower.packing import Packing
+
+# Repeats go on until both lower limits or one upper limit is reached.
+MIN_REPEATS = 3
+MAX_REPEATS = 10
+MIN_SECONDS = 0.01
+MAX_SECONDS = 0.5
+# A first, cold run this many times slower than the limit needs no repeat to be called slow.
+HOPELESS = 4.0
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled candidate of task ``key``: arguments are the inputs, then the outputs."""
+
+    key: str
+    function: Any
+    packs: Mapping[str, Packing]
+
+
+class TimingInputs:
+    """The arguments that all candidates of one task are timed with; made once."""
+
+    def __init__(self, dag: ComputeDAG, key: str) -> None:
+        self.dag = dag
+        self.rng = rng_of(key)
+        self.activations = {
+            t.name: tvm.runtime.tensor(random_array(self.rng, t.shape, t.dtype))
+            for t in dag.inputs
+            if not t.constant
+        }
+        self.outputs = [empty(dag, name) for name in dag.outputs]
+        self.constants: dict[str, Any] = {}
+
+    def arguments(self, program: Program) -> tuple[list[Any], list[Any]]:
+        """All arguments, and those of them that are constants.
+
+        Constants are filled in the packed shape at once: no timing depends on their values.
+        """
+        inputs = {**self.activations}
+        for t in self.dag.inputs:
+            if t.constant:
+                pack = program.packs.get(t.name)
+                shape = t.shape if pack is None else pack.shape
+                inputs[t.name] = self._constant(t.name, shape, t.dtype)
+        ordered = [inputs[t.name] for t in self.dag.inputs]
+        return ordered + self.outputs, [inputs[t.name] for t in self.dag.inputs if t.constant]
+
+    def _constant(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
+        """A view of the elements kept for ``name``, which grow with the largest packing seen."""
+        size = max(1, prod(shape))
+        if name not in self.constants or self.constants[name].shape[0] < size:
+            self.constants[name] = tvm.runtime.tensor(random_array(self.rng, (size,), dtype))
+        return self.constants[name]._create_view(shape, dtype)
+
+
+def time_program(
+    program: Program, inputs: TimingInputs, limit: float | None
+) -> tuple[list[float], bool]:
+    """Seconds of the repeats, and whether the program stopped early as slower than ``limit``."""
+    arguments, constants = inputs.arguments(program)
+    flush = tvm.get_global_func("cache_flush_cpu_non_first_arg")
+    function = program.function
+
+    def once() -> float:
+        flush(arguments[-1], *constants)
+        start = time.perf_counter()
+        function(*arguments)
+        return time.perf_counter() - start
+
+    gc.disable()
+    try:
+        first = once()
+        if limit is not None and first > HOPELESS * limit:
+            return [first], True
+        seconds = [once()]
+        if limit is not None and seconds[0] > limit:
+            return seconds, True
+        while not enough(seconds):
+            seconds.append(once())
+    finally:
+        gc.enable()
+    return seconds, False
+
+
+def enough(seconds: list[float]) -> bool:
+    """Whether these repeats say how fast a program is."""
+    total = sum(seconds)
+    if len(seconds) >= MAX_REPEATS or total >= MAX_SECONDS:
+        return True
+    return len(seconds) >= MIN_REPEATS and total >= MIN_SECONDS
+
+
+def rng_of(key: str) -> np.random.Generator:
+    """The generator of a task's inputs; ``key`` is hexadecimal, or any text."""
+    return np.random.default_rng(list(key.encode()))
+
+
+def random_array(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: str, positive: bool = False
+) -> Array:
+    """Standard normal floats (their magnitude plus 0.1 if ``positive``), or small integers.
+
+    Wide integers are 0 or 1: they may index a table of two rows.
+    """
+    if dtype == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if "float" not in dtype:
+        high = 8 if dtype in ("int8", "uint8") else 2
+        return rng.integers(0, high, shape).astype(dtype)
+    values = rng.standard_normal(shape, dtype=np.float32)
+    return (np.abs(values) + np.float32(0.1) if positive else values).astype(dtype)
+
+
+def empty(dag: ComputeDAG, name: str) -> Any:
+    """An output tensor, aligned as kernels demand."""
+    return tvm.runtime.tensor(np.zeros(dag.shape_of(name), dtype=dag.dtype_of(name)))

@@ -1,0 +1,139 @@
+"""The child process that builds, times and checks candidates: ``python`` runs ``main`` here.
+
+It answers one request at a time until its input ends, and dies with its parent. Read ``timing.py``
+for how a program is timed. Programs are compiled in process and nothing is linked.
+"""
+
+# imports TVM
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import tvm
+
+from ansor_lite import target as targets
+from ansor_lite.measure import pipes
+from ansor_lite.measure.checking import Checking
+from ansor_lite.measure.timing import Program, TimingInputs, time_program
+from schedules.codec import dag_from_json, steps_from_json
+from schedules.dag import ComputeDAG
+from schedules.lower import lower
+
+Message = dict[str, Any]
+PR_SET_PDEATHSIG = 1
+# Inputs of a task are as large as the task: only those of the latest few are kept.
+TASKS_KEPT = 4
+# Everything that lowering, TVM or a kernel's argument checks raise; anything else is our own bug
+# and ends the process, which the parent reports as a crash.
+FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+
+class Worker:
+    """The programs built so far, and the inputs to time them with."""
+
+    def __init__(self, target: targets.Target) -> None:
+        self.hardware = target.hardware()
+        self.tvm_target = target.tvm()
+        self.programs: dict[int, Program] = {}
+        self.dag = lru_cache(TASKS_KEPT)(self._dag)
+        self.timing = lru_cache(TASKS_KEPT)(self._timing)
+        self.checking = lru_cache(TASKS_KEPT)(self._checking)
+        self._texts: dict[str, Message] = {}
+
+    def build(self, request: Message) -> Message:
+        self.programs[request["handle"]] = self._built(request)
+        return {}
+
+    def run(self, request: Message) -> Message:
+        program = self.programs.pop(request["handle"])
+        seconds, slow = time_program(program, self.timing(program.key), request["limit"])
+        return {"repeats": seconds, "slow": slow}
+
+    def check(self, request: Message) -> Message:
+        checking = self.checking(self._key(request))
+        return {"wrong": checking.wrong(self._built(request))}
+
+    def forget(self, request: Message) -> Message:
+        self.programs.clear()
+        return {}
+
+    def _built(self, request: Message) -> Program:
+        key = self._key(request)
+        lowered = lower(self.dag(key), steps_from_json(request["steps"]), self.hardware)
+        module = tvm.tirx.build(lowered.func, target=self.tvm_target)
+        # Looking the function up is what generates its machine code.
+        return Program(key, module["main"], lowered.packs)
+
+    def _key(self, request: Message) -> str:
+        key: str = request["task"]
+        self._texts = {key: request["dag"]}
+        return key
+
+    def _dag(self, key: str) -> ComputeDAG:
+        return dag_from_json(self._texts[key])
+
+    def _timing(self, key: str) -> TimingInputs:
+        return TimingInputs(self.dag(key), key)
+
+    def _checking(self, key: str) -> Checking:
+        return Checking(self.dag(key), key, self.tvm_target)
+
+
+def main() -> None:
+    """Serve standard input; answers go to what was standard output when the process started."""
+    die_with(os.getppid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    try:
+        worker = Worker(targets.from_json(pipes.receive(requests)["target"]))
+        pipes.send(answers, {"pid": os.getpid()})
+        serve(worker, requests, answers)
+    except (EOFError, BrokenPipeError):
+        pass
+    # Skips the interpreter's and the thread pool's teardown: there is nothing left to save.
+    os._exit(0)
+
+
+def serve(worker: Worker, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until the parent has gone."""
+    operations: dict[str, Callable[[Message], Message]] = {
+        "build": worker.build,
+        "run": worker.run,
+        "check": worker.check,
+        "forget": worker.forget,
+    }
+    while True:
+        request = pipes.receive(requests)
+        start = time.perf_counter()
+        try:
+            answer = operations[request["op"]](request)
+        except FAILURES as error:
+            answer = {"error": first_line(error)}
+        pipes.send(answers, answer | {"seconds": time.perf_counter() - start})
+
+
+def first_line(error: BaseException) -> str:
+    """The error's type and the most telling line of its text (TVM appends traces)."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:300]
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when ``parent`` dies, even in the middle of a program."""
+    if not Path("/proc/self").exists():
+        return  # not Linux: the end of standard input has to do
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
