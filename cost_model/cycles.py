@@ -67,7 +67,7 @@ def register(st: Statement) -> Register:
     lanes = st.hardware.lanes(st.nest.accesses[written].element_bytes)
     elements = st.at_each(st.touched, st.tile)
     packing = np.ceil(st.vector / np.float32(lanes)) / st.vector
-    step = np.abs(st.vector_stride)
+    step = st.vector_stride
     wide = st.vector > 1
     reads = np.array([[mode == "read"] for mode in modes])
     contiguous, strided = (step == 1) & wide, (step > 1) & wide

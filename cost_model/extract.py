@@ -84,17 +84,9 @@ class _Description:
         np.divide(ideal, estimate, out=ratios[-3])
         np.divide(program[1], program[0], out=ratios[-2])
         np.divide(estimate, program[0], out=ratios[-1])
-        _log1(logged)
+        logged += 1
+        np.log2(logged, out=logged)
         np.log2(np.maximum(ratios, TINY, out=ratios), out=ratios)
-
-
-def _log1(rows: F32) -> None:
-    """In place ``sign(x) log2(|x| + 1)``."""
-    sign = rows.copy()
-    np.abs(rows, out=rows)
-    rows += 1
-    np.log2(rows, out=rows)
-    np.copysign(rows, sign, out=rows)
 
 
 def _serial_depths(nest: ProgramNest) -> list[list[int | None]]:
@@ -190,15 +182,15 @@ def _access_rows(
     line_elements = np.float32(st.hardware.cache_line_bytes) / st.element_bytes
     block[:, 3] = st.iterations * st.element_bytes
     block[:, 4] = np.minimum(st.touched[:, 0] * st.element_bytes, block[:, 3])
-    block[:, 5] = st.iterations * np.clip(np.abs(block[:, 17]) / line_elements, TINY, 1)
+    block[:, 5] = st.iterations * np.clip(block[:, 17] / line_elements, TINY, 1)
     block[:, 6] = st.lines[:, 0]
     np.divide(block[:, 3:7], block[:, 12:13], out=block[:, 13:17])
-    step = np.abs(st.vector_stride)
+    step = st.vector_stride
     wide = st.vector > 1
     block[:, 18] = (step == 1) & wide
     block[:, 19] = (step == 0) & wide
     block[:, 20] = (step > 1) & wide
-    block[:, 21] = st.vector_stride
+    block[:, 21] = step
     block[:, 22] = register_elements
     block[:, 23:26] = traffic.transpose(1, 0, 2)
     return _ranked(st, block)
@@ -233,7 +225,7 @@ def _stride(st: Statement, moving: Index) -> F32:
         for a, access in enumerate(st.nest.accesses):
             place = np.maximum(moving[a] - 1, 0)
             result[a] = access.stride.reshape(-1).take(base + place)
-    return result * (moving > 0)
+    return np.abs(result, out=result) * (moving > 0)
 
 
 def _ranked(st: Statement, block: F32) -> F32:

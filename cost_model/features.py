@@ -17,7 +17,7 @@ ACCESSES = 5  # accesses described per statement, those with the most lines
 CURVE = 10  # samples of a curve over the loop levels
 CACHES = ("l1", "l2", "l3")
 
-LOG1 = "log1"  # stored as sign(x) log2(|x| + 1)
+LOG1 = "log1"  # stored as log2(x + 1)
 LOG = "log"  # a ratio, stored as log2(x)
 
 
@@ -68,11 +68,11 @@ ACCESS_FEATURES: tuple[tuple[str, str], ...] = (
     ("unique_bytes_per_reuse", "unique_bytes / reuse_count"),
     ("lines_per_reuse", "lines / reuse_count"),
     ("unique_lines_per_reuse", "unique_lines / reuse_count"),
-    ("stride", "elements between iterations of the innermost loop that moves the access (signed)"),
+    ("stride", "elements between iterations of the innermost loop that moves the access"),
     ("vector_contiguous", "consecutive lanes of the vector loop touch consecutive elements"),
     ("vector_broadcast", "all lanes of the vector loop touch one element"),
     ("vector_strided", "lanes are apart: a gather or a scatter"),
-    ("vector_stride", "elements between two lanes (signed)"),
+    ("vector_stride", "elements between two lanes"),
     ("register_elements", "elements touched by one execution of the register tile"),
     ("l1_traffic", "bytes brought into L1 (see group cache)"),
     ("l2_traffic", "bytes brought into L2"),

@@ -154,4 +154,4 @@ def _vector_stride(nest: StageNest, lanes: list[int], n: int) -> F32:
     if lanes:
         for a, access in enumerate(nest.accesses):
             result[a] = access.stride[:, lanes[-1]]
-    return result
+    return np.abs(result, out=result)
