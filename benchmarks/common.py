@@ -1,0 +1,107 @@
+"""What every benchmark shares: the facts of machine and software, the JSON file, the tables.
+
+A result says where and with what it was measured, or it is worth nothing. Paths of this machine are
+left out on purpose: results are published. Separate from the measurements so that all files look
+alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ansor_lite.errors import InputError
+from ansor_lite.target import available_threads, cpu_model
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("ansor-lite", "apache-tvm", "xgboost-cpu", "xgboost", "numpy", "onnx", "onnxruntime")
+
+
+def machine() -> dict[str, Any]:
+    """Processor and system of this machine."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "available_threads": available_threads(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed packages that a result depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """Commit of the code, marked when files differ from it; empty outside a repository."""
+    root = Path(__file__).parent.parent
+    texts = []
+    for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"]):
+        try:
+            done = subprocess.run(
+                ["git", *command], cwd=root, capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return ""
+        texts.append(done.stdout.strip() if done.returncode == 0 else "")
+    return texts[0] + ("+changes" if texts[0] and texts[1] else "")
+
+
+def write_result(
+    name: str, settings: Mapping[str, Any], result: Mapping[str, Any], output: Path | None = None
+) -> Path:
+    """Write ``results/NAME.json``, or ``output``; returns the path."""
+    path = output or RESULTS / f"{name}.json"
+    document = {
+        "benchmark": name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "settings": dict(settings),
+        "result": dict(result),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; every column but the first is aligned right."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def resolve_model(name: str, folder: Path) -> Path:
+    """The path ``name`` itself, or ``folder/NAME.onnx``; raises :class:`InputError`."""
+    for path in (Path(name), folder / f"{name}.onnx"):
+        if path.is_file():
+            return path
+    raise InputError(f"no such model: {name} (neither a file, nor in {folder})")
+
+
+def existing_fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the entries that are ``None``."""
+    return {key: item for key, item in value.items() if item is not None}
