@@ -125,7 +125,7 @@ def _from_relax(module: tvm.IRModule) -> Network:
     if "main" not in names or not isinstance(module["main"], relax.Function):
         raise ModelError("a Relax module needs a function called 'main'")
     main = module["main"]
-    inputs = tuple(_relax_info(p.name_hint, p.ty) for p in main.params)
+    inputs = tuple(_relax_info(str(p.name), p.ty) for p in main.params)
     return Network("main", module, inputs, _outputs(module, []))
 
 

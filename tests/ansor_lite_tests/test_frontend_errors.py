@@ -23,7 +23,7 @@ def relu(shape, node="Relu", name="first", domain=""):
 
 
 def test_refuses_a_missing_file(tmp_path):
-    with pytest.raises(InputError, match="no such file: .*none.onnx"):
+    with pytest.raises(InputError, match=r"no such file: .*none\.onnx"):
         read_model(tmp_path / "none.onnx")
 
 
