@@ -20,6 +20,7 @@ from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
 from schedules.lower.packing import Packing, constant_packing
+from schedules.lower.uniform import FIRST_LANE, vector_loop, with_uniform_conditions
 from schedules.nest import Follower, pack_annotation
 from schedules.plan import Access, Loop, StagePlan
 from schedules.sketch import closed
@@ -203,14 +204,21 @@ class _Program:
     def _statement(self, stage: StagePlan) -> tirx.Stmt:
         buffer, indices = self.buffers[stage.name], self._target(stage)
         value = emit(
-            stage.stage.body,
-            axis=lambda name: self._tir(self.positions.axis(stage, name)),
+            with_uniform_conditions(stage, self.positions),
+            axis=lambda name: self._axis(stage, name),
             read=lambda read: self._read(stage, read),
         )
         if stage.stage.combiner is not None:
             old = tirx.BufferLoad(buffer, indices)
             value = COMBINE[stage.stage.combiner](old, value)
         return tirx.BufferStore(buffer, value, indices)
+
+    def _axis(self, stage: StagePlan, name: str) -> Any:
+        linear = self.positions.axis(stage, name.removeprefix(FIRST_LANE))
+        if name.startswith(FIRST_LANE):
+            lane = vector_loop(stage, self.positions)
+            linear = Linear(tuple(t for t in linear.terms if t[0] != lane), linear.constant)
+        return self._tir(linear)
 
     def _target(self, stage: StagePlan) -> list[Any]:
         return [
