@@ -43,7 +43,7 @@ def with_uniform_conditions(stage: StagePlan, positions: Positions) -> Expr:
     return rebuild(stage.stage.body, change)
 
 
-# op -> the offset that makes it ``difference < 0`` or its negation: ``a <= b`` is ``a - b - 1 < 0``.
+# op -> offset that makes it ``difference < 0`` or its negation: ``a <= b`` is ``a - b - 1 < 0``.
 STRICT: dict[str, int] = {"lt": 0, "ge": 0, "le": -1, "gt": -1}
 
 
