@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from schedules.dag import ComputeDAG, Stage
 from schedules.expr import Axis
 from schedules.hardware import Hardware
@@ -13,6 +15,8 @@ from search_space.tiling import UNROLLED_VECTORS, lanes_for, vector_steps
 
 VECTORS = ((1,), (2,), (4,), (8,))
 BLOCKS_PER_THREAD = 8
+# Below this many iterations, waking the other threads costs more than they save.
+PARALLEL_WORK = 8192
 
 
 def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -27,9 +31,7 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
         stage = draft.current.stage(stage.name)
     group = _row_group(draft, stage)
     prefix = _common_prefix(draft.current, stage, group)
-    rows = 1
-    for name in prefix:
-        rows *= stage.axis(name).extent
+    rows = prod(stage.axis(name).extent for name in prefix)
     plain = _simple_nest(draft, stage, hardware)
     if not group or not prefix or rows < hardware.threads:
         return (plain,)
@@ -127,19 +129,22 @@ def _simple_nest(
     leading = list(outer) if outer else _enough(stage, names, hardware)
     blocks = [f"{n}.0" for n in (*leading, *(n for n in names if n not in leading))]
     vector = [f"{axis.name}.{level}" for level in range(3)]
-    work = 1
-    for name in leading:
-        work *= stage.axis(name).extent
+    work = prod(stage.axis(name).extent for name in leading)
     fused = blocks[: len(leading)] if outer or work >= hardware.threads else [*blocks, vector[0]]
     steps: list[Step] = [
         Tile(stage.name, axis.name, (Ref(knob.name), lanes)),
         Reorder(stage.name, (*blocks, *vector)),
-        Annotate(stage.name, tuple(fused), "parallel"),
         Annotate(stage.name, (vector[2],), "vectorize"),
     ]
+    if outer or _work(stage, accumulator) >= PARALLEL_WORK:
+        steps.append(Annotate(stage.name, tuple(fused), "parallel"))
     if accumulator is not None:
         steps += _accumulate_at(accumulator, stage, axis.name, lanes)
     return draft.knob(knob, 1).loop(*steps)
+
+
+def _work(stage: Stage, accumulator: Stage | None) -> int:
+    return prod(a.extent for a in (accumulator or stage).axes)
 
 
 def _accumulate_at(accumulator: Stage, stage: Stage, axis: str, lanes: int) -> list[Step]:
