@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,28 @@ class CompiledModule:
         self._lock = threading.Lock()
         self._here = threading.local()
         self._elsewhere: ThreadPoolExecutor | None = None
-        loaded = isinstance(source, Path)
+
+    @cached_property
+    def _vm(self) -> VirtualMachine:
+        """Loaded on first use: a module that is only saved never pays for it."""
+        loaded = isinstance(self._source, Path)
         with native_stderr_hidden():
-            library = tvm.runtime.load_module(str(source.resolve())) if loaded else source.jit()
-            self._vm = VirtualMachine(library, tvm.cpu())
-        self._main = self._vm["main"]
-        self._buffers = [tvm.runtime.empty(i.shape, i.dtype) for i in manifest.inputs]
+            library = (
+                tvm.runtime.load_module(str(self._source.resolve()))
+                if loaded
+                else self._source.jit()
+            )
+            return VirtualMachine(library, tvm.cpu())
+
+    @cached_property
+    def _main(self) -> Callable[..., Any]:
+        function: Callable[..., Any] = self._vm["main"]
+        return function
+
+    @cached_property
+    def _buffers(self) -> list[Any]:
+        """Where inputs are copied before a run; reused by every run."""
+        return [tvm.runtime.empty(i.shape, i.dtype) for i in self.inputs]
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
