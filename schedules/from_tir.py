@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import tvm
@@ -162,9 +162,7 @@ def _with_init(store: _Store, init: _Store | None) -> _Store:
         return store
     if not _same(init.indices, store.indices):
         raise store.refuse("initialises another element than it updates")
-    return _Store(
-        store.block, store.iters, store.buffer, store.indices, store.value, store.bound, init.value
-    )
+    return replace(store, init=init.value)
 
 
 def _flat(name: str, iters: tuple[Tir, ...], body: Tir) -> list[_Store]:
@@ -183,7 +181,7 @@ def _flat(name: str, iters: tuple[Tir, ...], body: Tir) -> list[_Store]:
 
 def _check_bindings(name: str, realize: Tir, loops: tuple[Tir, ...]) -> None:
     """Refuses blocks that do not run exactly once for every value of their axes."""
-    if not _is_true(realize.predicate):
+    if not _const(realize.predicate):
         raise UnsupportedProgram(f"block {name!r} runs under a predicate")
     iters, values = realize.block.iter_vars, realize.iter_values
     by_var = {loop.loop_var: loop for loop in loops if _const(loop.extent) != 1}
@@ -235,16 +233,13 @@ def _stage(store: _Store, tensors: _Tensors) -> Stage:
 
 
 def _axes(store: _Store) -> list[IterAxis]:
-    taken: set[str] = set()
-    axes = []
+    axes: list[IterAxis] = []
     for iter_var in store.iters:
         name = re.sub(r"\W", "_", str(iter_var.var.name).removeprefix("v_")) or "i"
-        while name in taken:
+        while name in {a.name for a in axes}:
             name += "_"
-        taken.add(name)
-        axes.append(
-            IterAxis(name, _extent(store.block, iter_var), _ITER_KINDS[int(iter_var.iter_type)])
-        )
+        kind = _ITER_KINDS[int(iter_var.iter_type)]
+        axes.append(IterAxis(name, _extent(store.block, iter_var), kind))
     return axes
 
 
@@ -508,10 +503,6 @@ def _const(node: Tir) -> int | None:
     if isinstance(node, int):
         return node
     return int(node.value) if type(node).__name__ == "IntImm" else None
-
-
-def _is_true(node: Tir) -> bool:
-    return bool(_const(node))
 
 
 def _size(expr: Expr) -> int:

@@ -1,0 +1,299 @@
+"""Ready-made tasks: common layers with their usual epilogues, and any function as a task.
+
+A layer here is a few stages over axes, the same that the import of a network yields; nothing
+downstream knows its name. Activations are float32, channels last; weights ``[kernel..., ci, co]``
+and constant unless told otherwise. Separate from ``tasks.py``: that one describes, this one makes.
+"""
+
+# imports TVM (``from_primfunc`` and ``from_te`` only, when they are called)
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import sqrt
+from typing import Any
+
+from ansor_lite.errors import InputError
+from ansor_lite.layers import (
+    FLOAT,
+    LOWEST,
+    Layer,
+    Sizes,
+    add,
+    at_most,
+    div,
+    mul,
+    number,
+    plus,
+)
+from ansor_lite.tasks import Task
+from schedules.expr import Call, Expr
+
+# ------------------------------------------------------------------ convolutions
+
+
+def conv1d(
+    n: int,
+    w: int,
+    ci: int,
+    co: int,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    *,
+    bias: bool = True,
+    activation: str | None = "relu",
+    residual: bool = False,
+    constant_weights: bool = True,
+) -> Task:
+    """``[n, w, ci] -> [n, w', co]``; see :func:`conv2d`."""
+    layer = Layer("conv1d", constant_weights)
+    layer.convolution(n, {"w": w}, ci, co, kernel, stride, padding, dilation, groups)
+    return layer.finish(bias, activation, residual)
+
+
+def conv2d(
+    n: int,
+    h: int,
+    w: int,
+    ci: int,
+    co: int,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    *,
+    bias: bool = True,
+    activation: str | None = "relu",
+    residual: bool = False,
+    constant_weights: bool = True,
+) -> Task:
+    """``[n, h, w, ci] -> [n, h', w', co]``, plus bias, plus a residual tensor, then activation.
+
+    ``activation``: a key of :data:`ansor_lite.layers.ACTIVATIONS`, or ``None``. Raises
+    :class:`InputError` for sizes that do not fit together.
+    """
+    layer = Layer("conv2d", constant_weights)
+    layer.convolution(n, {"h": h, "w": w}, ci, co, kernel, stride, padding, dilation, groups)
+    return layer.finish(bias, activation, residual)
+
+
+def conv3d(
+    n: int,
+    d: int,
+    h: int,
+    w: int,
+    ci: int,
+    co: int,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    *,
+    bias: bool = True,
+    activation: str | None = "relu",
+    residual: bool = False,
+    constant_weights: bool = True,
+) -> Task:
+    """``[n, d, h, w, ci] -> [n, d', h', w', co]``; see :func:`conv2d`."""
+    layer = Layer("conv3d", constant_weights)
+    sizes = {"d": d, "h": h, "w": w}
+    layer.convolution(n, sizes, ci, co, kernel, stride, padding, dilation, groups)
+    return layer.finish(bias, activation, residual)
+
+
+def depthwise_conv2d(
+    n: int,
+    h: int,
+    w: int,
+    c: int,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    *,
+    bias: bool = True,
+    activation: str | None = "relu",
+    residual: bool = False,
+    constant_weights: bool = True,
+) -> Task:
+    """``[n, h, w, c] -> [n, h', w', c]``, every channel by itself; weights ``[kh, kw, 1, c]``."""
+    layer = Layer("depthwise_conv2d", constant_weights)
+    layer.convolution(n, {"h": h, "w": w}, c, c, kernel, stride, padding, dilation, c)
+    return layer.finish(bias, activation, residual)
+
+
+def conv2d_transpose(
+    n: int,
+    h: int,
+    w: int,
+    ci: int,
+    co: int,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    *,
+    bias: bool = True,
+    activation: str | None = "relu",
+    residual: bool = False,
+    constant_weights: bool = True,
+) -> Task:
+    """``[n, h, w, ci] -> [n, (h - 1) * stride - 2 * padding + kernel, ..., co]``.
+
+    Input pixels land ``stride`` apart in a tensor of zeros, over which a convolution with the
+    flipped kernel runs.
+    """
+    layer = Layer("conv2d_transpose", constant_weights)
+    layer.transposed_convolution(n, {"h": h, "w": w}, ci, co, kernel, stride, padding)
+    return layer.finish(bias, activation, residual)
+
+
+# ------------------------------------------------------------------ products
+
+
+def matmul(
+    m: int,
+    n: int,
+    k: int,
+    *,
+    bias: bool = False,
+    activation: str | None = None,
+    residual: bool = False,
+    constant_weights: bool = True,
+) -> Task:
+    """``[m, k] x [k, n] -> [m, n]``; the second operand is the weight."""
+    layer = Layer("matmul", constant_weights, f"m{m} n{n} k{k}")
+    a, b = layer.input("a", m, k), layer.weight("b", k, n)
+    axes = (*layer.axes(i=m, j=n), *layer.reduced(k=k))
+    layer.stage("matmul", axes, mul(a("i", "k"), b("k", "j")), "sum")
+    return layer.finish(bias, activation, residual)
+
+
+def batch_matmul(
+    b: int,
+    m: int,
+    n: int,
+    k: int,
+    *,
+    transpose_b: bool = False,
+    bias: bool = False,
+    activation: str | None = None,
+    residual: bool = False,
+    constant_weights: bool = False,
+) -> Task:
+    """``[b, m, k] x [b, k, n] -> [b, m, n]``, or ``[b, n, k]`` with ``transpose_b``."""
+    layer = Layer("batch_matmul", constant_weights, f"b{b} m{m} n{n} k{k}")
+    left = layer.input("a", b, m, k)
+    right = layer.weight("b", b, *((n, k) if transpose_b else (k, n)))
+    axes = (*layer.axes(batch=b, i=m, j=n), *layer.reduced(k=k))
+    other = right("batch", "j", "k") if transpose_b else right("batch", "k", "j")
+    layer.stage("matmul", axes, mul(left("batch", "i", "k"), other), "sum")
+    return layer.finish(bias, activation, residual)
+
+
+def attention(
+    heads: int, queries: int, keys: int, depth: int, *, batch: int = 1, causal: bool = False
+) -> Task:
+    """``softmax(q k^T / sqrt(depth)) v`` on ``[batch, heads, queries | keys, depth]``.
+
+    ``causal``: query ``i`` sees keys up to ``i + keys - queries``.
+    """
+    extra = " causal" if causal else ""
+    layer = Layer("attention", False, f"b{batch} heads{heads} q{queries} k{keys} d{depth}{extra}")
+    q = layer.input("q", batch, heads, queries, depth)
+    k = layer.input("k", batch, heads, keys, depth)
+    v = layer.input("v", batch, heads, keys, depth)
+    outer = layer.axes(b=batch, h=heads, i=queries)
+    square = (*outer, *layer.axes(j=keys))
+    product = mul(q("b", "h", "i", "d"), k("b", "h", "j", "d"))
+    scores = layer.stage("scores", (*square, *layer.reduced(d=depth)), product, "sum")
+    value: Expr = mul(scores("b", "h", "i", "j"), number(1 / sqrt(depth)))
+    if causal:
+        seen = at_most("j", plus("i", keys - queries))
+        value = Call("select", (seen, value, number(LOWEST)), FLOAT)
+    scaled = layer.stage("scaled", square, value)
+    shares = layer.softmax(scaled, outer, keys)
+    axes = (*outer, *layer.axes(d=depth), *layer.reduced(j=keys))
+    layer.stage("attended", axes, mul(shares("b", "h", "i", "j"), v("b", "h", "j", "d")), "sum")
+    return layer.finish()
+
+
+# ------------------------------------------------------------------ rows and windows
+
+
+def softmax(rows: int, columns: int) -> Task:
+    """Softmax over the columns of ``[rows, columns]``."""
+    layer = Layer("softmax", False, f"rows{rows} columns{columns}")
+    x = layer.input("x", rows, columns)
+    layer.softmax(x, layer.axes(i=rows), columns)
+    return layer.finish()
+
+
+def norm(b: int, m: int, n: int) -> Task:
+    """``sqrt(sum of squares)`` of each ``[m, n]`` matrix (NRM of the Ansor paper, section 7.1)."""
+    layer = Layer("norm", False, f"b{b} m{m} n{n}")
+    x = layer.input("x", b, m, n)("b", "i", "j")
+    axes = (*layer.axes(b=b), *layer.reduced(i=m, j=n))
+    squares = layer.stage("squares", axes, mul(x, x), "sum")
+    layer.stage("norm", layer.axes(b=b), Call("sqrt", (squares("b"),), FLOAT))
+    return layer.finish()
+
+
+def layer_norm(rows: int, columns: int, *, epsilon: float = 1e-5) -> Task:
+    """Rows of ``[rows, columns]`` to mean 0 and variance 1, then scaled and shifted by column."""
+    layer = Layer("layer_norm", True, f"rows{rows} columns{columns}")
+    x = layer.input("x", rows, columns)("i", "j")
+    gamma, beta = layer.weight("gamma", columns), layer.weight("beta", columns)
+    row, both = layer.axes(i=rows), layer.axes(i=rows, j=columns)
+    over = (*row, *layer.reduced(j=columns))
+    count = number(columns)
+    mean = layer.stage("mean", row, div(layer.stage("total", over, x, "sum")("i"), count))
+    centred = Call("sub", (x, mean("i")), FLOAT)
+    squares = layer.stage("squares", over, mul(centred, centred), "sum")
+    variance = add(div(squares("i"), count), number(epsilon))
+    factor = layer.stage("factor", row, Call("rsqrt", (variance,), FLOAT))
+    layer.stage("normed", both, add(mul(mul(centred, factor("i")), gamma("j")), beta("j")))
+    return layer.finish()
+
+
+def pool2d(
+    n: int,
+    h: int,
+    w: int,
+    c: int,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    *,
+    kind: str = "max",
+) -> Task:
+    """Maximum or average (``kind="avg"``, padding counted) over windows of ``[n, h, w, c]``."""
+    if kind not in ("max", "avg"):
+        raise InputError(f"pooling is 'max' or 'avg', not {kind!r}")
+    layer = Layer(f"{kind}_pool2d", False)
+    layer.pool(n, {"h": h, "w": w}, c, kernel, stride, padding, kind)
+    return layer.finish()
+
+
+# ------------------------------------------------------------------ any function
+
+
+def from_primfunc(func: Any, *, name: str = "task", constants: Collection[int] = ()) -> Task:
+    """A task of a ``tvm.tirx.PrimFunc``; ``constants`` are positions of weight parameters.
+
+    Raises :class:`schedules.errors.UnsupportedProgram` when it is no compute DAG.
+    """
+    from schedules.from_tir import from_tir
+
+    return Task(name, from_tir(func, constants))
+
+
+def from_te(tensors: Sequence[Any], *, name: str = "task", constants: Collection[int] = ()) -> Task:
+    """A task of TE tensors, inputs first, then outputs; see :func:`from_primfunc`."""
+    from tvm import te
+
+    return from_primfunc(te.create_prim_func(list(tensors)), name=name, constants=constants)
