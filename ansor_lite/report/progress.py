@@ -70,7 +70,8 @@ def advance(progress: Progress, event: Event) -> Progress:
     match event:
         case TuningStarted():
             rows = tuple(TaskRow(t.name, t.weight, t.flop) for t in event.tasks)
-            return Progress(rows, event.trials, event.failures, resumed=event.trials)
+            progress = replace(progress, rows=rows, resumed=event.trials)
+            return replace(progress, trials=event.trials, failures=event.failures)
         case TaskStarted():
             return _with_row(progress, event.index, state="tuning")
         case TrialMeasured():
