@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import tvm
@@ -21,6 +21,7 @@ from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, signature
 from ansor_lite.manifest import KernelInfo, Manifest
 from ansor_lite.runtime import CompiledModule
 from ansor_lite.tasks import Task
+from schedules.errors import ScheduleError
 from schedules.lower import lower
 from schedules.steps import Step
 from search_space.sketch_generation import default_steps
@@ -66,44 +67,46 @@ def compile_graph(
 
 def build_kernels(graph: Graph, steps_for: StepsFor, target: Target) -> dict[Signature, Kernel]:
     """One kernel per task, shared by every call of it, and one per opaque function."""
-    hardware = target.hardware()
-    by_key: dict[str, Kernel] = {}
-    for index, task in enumerate(graph.tasks):
-        steps = steps_for(task)
-        closed = steps if steps is not None else default_steps(task.dag, hardware)
-        lowered = lower(task.dag, closed, hardware)
-        position = {t.name: i for i, t in enumerate(task.dag.inputs)}
-        info = _task_info(task, index, source_digest(lowered.func), steps is not None)
-        packs = {position[name]: pack for name, pack in lowered.packs.items()}
-        by_key[task.key] = Kernel(_private(lowered.func), info, packs)
-    kernels = {s: by_key[task.key] for s, task in graph.by_signature.items()}
-    return kernels | _opaque_kernels(graph)
-
-
-def _task_info(task: Task, index: int, source: str, tuned: bool) -> KernelInfo:
-    symbol = f"k{index}_{re.sub(r'[^0-9a-zA-Z_]', '_', task.name.split(' ')[0])}"
-    return KernelInfo(
-        symbol, task.name, task.key, source, task.weight, task.flop / 1e9, task.bytes, tuned
-    )
-
-
-def _opaque_kernels(graph: Graph) -> dict[Signature, Kernel]:
-    found: dict[Signature, Kernel] = {}
+    functions = {task.key: graph.module[site[0]] for site, task in graph.by_signature.items()}
+    by_key = {
+        task.key: _task_kernel(task, f"k{index}", functions[task.key], steps_for(task), target)
+        for index, task in enumerate(graph.tasks)
+    }
+    kernels = {site: by_key[task.key] for site, task in graph.by_signature.items()}
     for opaque in graph.opaque:
         function = graph.module[opaque.name]
-        info = KernelInfo(
-            opaque.name,
-            opaque.name,
-            "",
-            source_digest(function),
-            opaque.weight,
-            0.0,
-            0,
-            False,
-            opaque.reason,
+        info = KernelInfo(opaque.name, opaque.name, "", source_digest(function), opaque.weight)
+        kernels[(opaque.name, opaque.constants)] = Kernel(
+            function, replace(info, reason=opaque.reason)
         )
-        found[(opaque.name, opaque.constants)] = Kernel(function, info)
-    return found
+    return kernels
+
+
+def _task_kernel(
+    task: Task,
+    prefix: str,
+    unscheduled: tvm.tirx.PrimFunc,
+    steps: tuple[Step, ...] | None,
+    target: Target,
+) -> Kernel:
+    """The task by the given steps, by rule, or, where no rule fits, unscheduled with the reason."""
+    symbol = f"{prefix}_{re.sub(r'[^0-9a-zA-Z_]', '_', task.name.split(' ')[0])}"
+    info = KernelInfo(
+        symbol, task.name, task.key, "", task.weight, task.flop / 1e9, task.bytes, steps is not None
+    )
+    hardware = target.hardware()
+    try:
+        closed = steps if steps is not None else default_steps(task.dag, hardware)
+        lowered = lower(task.dag, closed, hardware)
+    except ScheduleError as error:
+        if steps is not None:
+            raise
+        digest = source_digest(unscheduled)
+        return Kernel(unscheduled, replace(info, source=digest, reason=str(error)))
+    position = {t.name: i for i, t in enumerate(task.dag.inputs)}
+    packs = {position[name]: pack for name, pack in lowered.packs.items()}
+    info = replace(info, source=source_digest(lowered.func))
+    return Kernel(_private(lowered.func), info, packs)
 
 
 def source_digest(function: tvm.tirx.PrimFunc) -> str:
@@ -132,8 +135,6 @@ class _UseKernels(relax.PyExprMutator):  # type: ignore[misc]
         if not is_kernel_call(call):
             return call
         kernel = self.kernels[signature(call)]
-        if kernel.info.reason:
-            return call
         args = list(call.args[1].fields)
         for position, pack in kernel.packs.items():
             args[position] = relax.const(pack.apply(args[position].value.numpy()))

@@ -31,9 +31,9 @@ class KernelInfo:
     key: str
     source: str
     uses: int
-    gflop: float
-    bytes: int
-    tuned: bool
+    gflop: float = 0.0
+    bytes: int = 0
+    tuned: bool = False
     reason: str = ""
 
 

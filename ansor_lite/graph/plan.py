@@ -116,7 +116,7 @@ def signature(call: Any) -> Signature:
 def task_name(function: str, dag: ComputeDAG) -> str:
     """``conv2d_add_relu 56x56x64 * 3x3x64x64 -> 56x56x64``: operators, large operands, result."""
     words = [re.sub(r"\d+$", "", w) for w in function.removeprefix("fused_").split("_")]
-    operators = "_".join(w for w in words if w)
+    operators = "_".join(w for w in words if w not in ("", "tir"))
     operands = " * ".join(_shape_text(dag, name) for name in _anchor_operands(dag))
     return f"{operators} {operands} -> {_shape_text(dag, dag.outputs[0])}"
 

@@ -19,6 +19,7 @@ from ansor_lite.frontend.importer import import_network
 from ansor_lite.graph.plan import plan_network
 from ansor_lite.runtime import CompiledModule, load
 from ansor_lite.target import native
+from schedules.errors import ScheduleError
 
 TOLERANCE = 1e-4
 TARGET = native(2)
@@ -153,6 +154,22 @@ def test_given_steps_count_as_tuned():
     manifest = compiled(small_models.small_cnn(), steps_for).manifest
     assert asked == [k.key for k in manifest.kernels]
     assert {k.name.split(" ")[0] for k in manifest.kernels if k.tuned} == {"mean"}
+
+
+def test_what_no_rule_can_schedule_runs_unscheduled_and_says_why(image, monkeypatch):
+    def refuse(dag, hardware):
+        raise ScheduleError("no rule fits")
+
+    monkeypatch.setattr("ansor_lite.compiler.default_steps", refuse)
+    module = compiled(small_models.small_cnn())
+    assert {k.reason for k in module.manifest.kernels} == {"no rule fits"}
+    expected = small_models.reference(small_models.small_cnn(), {"x": image})
+    assert small_models.relative_error(module.run({"x": image})["y"], expected["y"]) < TOLERANCE
+
+
+def test_every_kernel_of_ordinary_networks_is_scheduled(cnn, transformer):
+    kernels = cnn.manifest.kernels + transformer.manifest.kernels
+    assert {k.reason for k in kernels} == {""}
 
 
 def test_profile_attributes_time_to_kernels(cnn):
