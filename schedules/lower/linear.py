@@ -104,6 +104,11 @@ class Positions:
         inner = int(sizes[loop.level + 1][0]) if loop.level + 1 < len(sizes) else 1
         return int(sizes[loop.level][0]), inner
 
+    def is_ragged(self, loop: Loop) -> bool:
+        """Whether the last iteration is shifted back over the one before."""
+        outer, inner = self.sizes(loop)
+        return outer % inner != 0
+
     def evaluate(
         self,
         linear: Linear,
@@ -125,7 +130,7 @@ class Positions:
     def _offset(self, loop: Loop, value: Value, minimum: Callable[[Value, Value], Value]) -> Value:
         outer, inner = self.sizes(loop)
         scaled = value if inner == 1 else value * inner
-        return minimum(scaled, outer - inner) if outer % inner else scaled
+        return minimum(scaled, outer - inner) if self.is_ragged(loop) else scaled
 
     def _clamped(
         self,

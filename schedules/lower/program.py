@@ -128,7 +128,22 @@ class _Program:
 
     def _stage(self, stage: StagePlan) -> tirx.Stmt:
         leading = list(stage.loops[: stage.parallel])
-        return self._parallel(leading, lambda: self._nest(stage, stage.parallel))
+        body = self._parallel(leading, lambda: self._nest(stage, stage.parallel))
+        if not self._overlaps(stage):
+            return body
+        # Shifted tiles compute some elements twice. StorageRewrite would let the result take the
+        # place of an operand that is not needed later, which is right only for one write each; it
+        # leaves alone what stands in an "extern_scope".
+        return tirx.AttrStmt(tirx.const(0), "extern_scope", 1, body)
+
+    def _overlaps(self, stage: StagePlan) -> bool:
+        """Some element of an intermediate is computed twice from another intermediate."""
+        if stage.stage.combiner is not None or stage.name in self.plan.dag.outputs:
+            return False
+        operands = (self.plan.by_name.get(a.tensor) for a in stage.accesses)
+        if not any(o is not None and o.scope == stage.scope for o in operands):
+            return False
+        return any(self.positions.is_ragged(loop) for loop in stage.loops)
 
     def _parallel(self, loops: list[Loop], body: Callable[[], tirx.Stmt]) -> tirx.Stmt:
         """``loops`` fused into one parallel loop; the thread pool refuses nested ones."""
