@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_model.statement import F32, Statement
 
@@ -28,7 +29,9 @@ FLOAT_CYCLES = {
 INT_CYCLES = FLOAT_CYCLES | {"mad": 1.0, "mul": 1.0, "divmod": 40.0}
 PORTS = 2
 LOADS_PER_CYCLE = 2.0
-SPILL_CYCLES = 1.5
+SPILL_CYCLES = 8.0
+VECTOR_PRESSURE = 0.3  # of a shared vector, which an instruction can also read from L1
+STORE_CYCLES = 1.5
 TILE_CYCLES = 0.5
 LAUNCH_CYCLES = 5000.0
 BYTES_PER_CYCLE = (48.0, 16.0, 8.0)  # one core, from L2, from L3, from memory
@@ -53,6 +56,10 @@ class Register:
     loads_broadcast: F32
     loads_gather: F32
     spilled: F32
+    reduction: F32
+    shared: F32
+    shared_vectors: F32
+    pressure: F32
     chain: F32
     chain_executions: F32
     latency: F32
@@ -75,9 +82,14 @@ def register(st: Statement) -> Register:
     tile_iterations, executions = st.at(st.inner, st.tile), st.at(st.outer, st.tile)
     chain_executions = st.at(st.outer, st.chain)
     chain = executions / chain_executions
-    need = accumulators + 2 - np.float32(st.hardware.vector_registers)
+    reduction, again = _shared(st, elements)
+    shared = (elements * (again & reads & ~contiguous)).sum(axis=0)
+    shared_vectors = (elements * (again & reads & contiguous)).sum(axis=0) * packing
+    pressure = accumulators + shared + np.float32(VECTOR_PRESSURE) * shared_vectors
+    need = pressure + 2 - np.float32(st.hardware.vector_registers)
     busy = np.float32(PORTS * st.hardware.fma_latency) / accumulators
     long = updates & (chain > 1)
+    reduces = updates & (chain * reduction > 1)
     return Register(
         elements=elements,
         packing=packing,
@@ -88,12 +100,27 @@ def register(st: Statement) -> Register:
         loads_vector=(elements * (contiguous & reads)).sum(axis=0) * packing,
         loads_broadcast=(elements * (~(contiguous | strided) & reads)).sum(axis=0),
         loads_gather=(elements * strided).sum(axis=0),
-        spilled=np.where(long, np.maximum(need, 0), np.float32(0)),
+        spilled=np.where(reduces, np.maximum(need, 0), np.float32(0)),
+        reduction=reduction,
+        shared=shared,
+        shared_vectors=shared_vectors,
+        pressure=pressure,
         chain=chain,
         chain_executions=chain_executions,
         latency=np.where(long, np.maximum(busy, 1), np.float32(1)),
         redundancy=_redundancy(st, written),
     )
+
+
+def _shared(st: Statement, elements: F32) -> tuple[F32, NDArray[np.bool_]]:
+    """Reduction steps in a tile, and which accesses ``[A, N]`` meet an element in several steps.
+
+    LLVM keeps such elements in registers across the unrolled steps and spills when they are too
+    many: then a tile is several times slower.
+    """
+    steps = st.at(st.inner, st.tile) / st.at(st.inner, st.step)
+    separate = st.at_each(st.touched, st.step) * steps
+    return steps, (separate > elements) & (elements > 1)
 
 
 def _redundancy(st: Statement, written: int) -> F32:
@@ -122,6 +149,10 @@ def register_rows(st: Statement, tile: Register) -> F32:
             tile.loads_gather,
             tile.spilled,
             16 * operations / np.maximum(loads, 1),
+            tile.reduction,
+            tile.shared,
+            tile.shared_vectors,
+            16 * tile.pressure / registers,
             tile.chain,
             16 * tile.latency,
             st.vector,
@@ -182,7 +213,7 @@ def cycle_rows(st: Statement, tile: Register, traffic: F32) -> F32:
 def _load_cycles(st: Statement, tile: Register) -> F32:
     loads = tile.loads_vector + tile.loads_broadcast + 2 * tile.loads_gather
     per_tile = loads / np.float32(LOADS_PER_CYCLE) + np.float32(SPILL_CYCLES) * tile.spilled
-    stores = np.float32(SPILL_CYCLES) * tile.accumulators
+    stores = np.float32(STORE_CYCLES) * tile.accumulators
     result: F32 = per_tile * tile.tile_executions + stores * tile.chain_executions
     return result
 

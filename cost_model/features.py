@@ -91,8 +91,12 @@ REGISTER_FEATURES: tuple[tuple[str, str], ...] = (
     ("loads_vector", "vector loads per tile, all contiguous reads"),
     ("loads_broadcast", "scalars loaded and broadcast per tile"),
     ("loads_gather", "elements gathered or scattered per tile"),
-    ("spilled", "registers that the tile needs beyond those of the machine"),
+    ("spilled", "accumulators and shared elements beyond the registers of the machine"),
     ("operations_per_load", "16 x vector operations of a tile / loads of a tile"),
+    ("tile_reduction", "reduction steps unrolled in a tile"),
+    ("shared_broadcasts", "broadcast scalars that several unrolled reduction steps of a tile use"),
+    ("shared_vectors", "vectors that several unrolled reduction steps of a tile use"),
+    ("pressure_share", "16 x (accumulators + shared) / vector registers of the machine"),
     (
         "reduction_chain",
         "iterations of the reduce loops directly outside the tile: how long"

@@ -27,7 +27,8 @@ class Statement:
     ``outer [D + 1, N]``: executions of depth ``d``; ``inner [D + 1, N]``: iterations inside it.
     ``touched, lines [A, D + 1, N]``: distinct elements and lines inside depth ``d``.
     ``footprint [D + 1, N]``: distinct bytes of all accesses. ``tile [N]``: depth of the register
-    tile; ``chain [N]``: depth of the reduction chain around it; ``task``: that of a parallel task.
+    tile; ``step [N]``: that of one reduction step in it; ``chain [N]``: that of the reduction chain
+    around it; ``task``: that of a parallel task.
     ``vector [N]``: product of vectorised extents, ``vector_stride [A, N]`` elements between lanes.
     """
 
@@ -43,6 +44,7 @@ class Statement:
     element_bytes: F32  # [A, 1]
     footprint: F32
     tile: Index
+    step: Index
     chain: Index
     task: int
     vector: F32
@@ -104,6 +106,7 @@ def statement(nest: StageNest, n: int, hardware: Hardware) -> Statement:
     tiled = [loop.annotation in ("vectorize", "unroll") for loop in loops]
     tile = last(long & ~np.array(tiled, dtype=bool)[:, None])
     reduce = np.array([loop.kind == "reduce" for loop in loops], dtype=bool)[:, None]
+    step = np.maximum(tile, last(long & reduce))
     outside = np.arange(depth)[:, None] < tile
     chain = last(long & ~reduce & outside)
     parallel = [d for d, loop in enumerate(loops) if loop.annotation == "parallel"]
@@ -121,6 +124,7 @@ def statement(nest: StageNest, n: int, hardware: Hardware) -> Statement:
         element_bytes=element_bytes,
         footprint=footprint,
         tile=tile,
+        step=step,
         chain=chain,
         task=parallel[-1] + 1 if parallel else 0,
         vector=extents[lanes].prod(axis=0),
