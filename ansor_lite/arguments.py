@@ -5,6 +5,7 @@ Separate from ``cli.py``, which only names the options, so that every refusal is
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -103,6 +104,15 @@ def write_outputs(arrays: dict[str, NDArray[Any]], folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     return written
+
+
+def write_json(value: object, path: Path) -> None:
+    """``value`` as JSON; what stood at ``path`` is replaced at once or not at all."""
+    check_writable(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / "part"
+        part.write_text(json.dumps(value, indent=1) + "\n")
+        os.replace(part, path)
 
 
 def _file_name(name: str) -> str:

@@ -8,10 +8,11 @@ code 2; a request to stop ends with 130, after the best so far was written.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,15 +26,18 @@ from ansor_lite.arguments import (
     check_writable,
     parse_shapes,
     read_inputs,
+    write_json,
     write_outputs,
 )
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.interrupt import stop_on_signals
 from ansor_lite.options import TuningOptions
 from ansor_lite.quiet import native_stderr_hidden
+from ansor_lite.report.text import count_text
 
 if TYPE_CHECKING:
     from ansor_lite.measure.peak import Peak
+    from ansor_lite.records import Records
     from ansor_lite.report.lines import LineReport
     from ansor_lite.report.live import LiveReport
     from ansor_lite.target import Target
@@ -347,14 +351,50 @@ def _check_threads(threads: int | None) -> None:
 
 @log_app.command()
 def best(files: Logs, output: Output = None) -> None:
-    """The fastest program of every task, target and thread count."""
+    """The fastest program of every task, target and thread count; -o writes them as JSON."""
+    from ansor_lite.records import Records, best_rows, read
+    from ansor_lite.report import tables
+
+    logs = [read(file) for file in files]
+    rows = best_rows(Records(tuple(record for log in logs for record in log)))
+    if output is not None:
+        write_json([dataclasses.asdict(row) for row in rows], output)
+        print(f"wrote {output}")
+        return
+    tables.show(tables.stdout_console(), tables.BEST_TITLES, map(tables.best_cells, rows))
+    for log in logs:
+        _print_warnings(log.warnings)
 
 
 @log_app.command()
 def merge(files: Logs, output: Output = None) -> None:
-    """All records of several logs in one, duplicates dropped."""
+    """All records of several logs in one, each once."""
+    from ansor_lite import records
+
+    _combine(records.merge, files, output)
 
 
 @log_app.command()
 def distill(files: Logs, output: Output = None) -> None:
     """Only the records that a compilation needs: the best of every task."""
+    from ansor_lite import records
+
+    _combine(records.distill, files, output)
+
+
+def _combine(
+    action: Callable[[list[Path], Path], Records], files: list[Path], output: Path | None
+) -> None:
+    if output is None:
+        raise InputError("name the log to write: -o OUT")
+    check_writable(output)
+    print(f"wrote {count_text(len(action(files, output)), 'record')} to {output}")
+
+
+def _print_warnings(texts: Iterable[str]) -> None:
+    for text in texts:
+        print(f"warning: {text}")
+
+
+if __name__ == "__main__":
+    main()

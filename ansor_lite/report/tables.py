@@ -13,6 +13,7 @@ from ansor_lite.report.text import bytes_text, rate_text, seconds_text, share_te
 if TYPE_CHECKING:
     from ansor_lite.graph.plan import Graph
     from ansor_lite.measure.peak import Peak
+    from ansor_lite.records import BestRow
     from ansor_lite.runtime import KernelTime, Latency
 
 # Without a terminal nothing is shortened or wrapped.
@@ -41,7 +42,7 @@ TASK_TITLES = ("task", "uses", "GFLOP", "bytes", "FLOP/byte", "schedule")
 
 
 def task_rows(graph: Graph) -> list[tuple[str, ...]]:
-    """Every subgraph of a network: tuned, scheduled by rule, or left to TVM with the reason."""
+    """Every subgraph of a network: searched, scheduled by rule, or left to TVM with the reason."""
     tunable = {task.key for task in graph.tunable}
     rows: list[tuple[str, ...]] = [
         (
@@ -50,7 +51,7 @@ def task_rows(graph: Graph) -> list[tuple[str, ...]]:
             f"{task.flop / 1e9:.4f}",
             bytes_text(task.bytes),
             f"{task.flop / task.bytes:.1f}",
-            "tuned" if task.key in tunable else "by rule",
+            "search" if task.key in tunable else "by rule",
         )
         for task in graph.tasks
     ]
@@ -96,3 +97,12 @@ def _origin(time: KernelTime) -> str:
     if time.kernel.reason:
         return f"default: {time.kernel.reason}"
     return "tuned" if time.kernel.tuned else "by rule"
+
+
+BEST_TITLES = ("task", "target", "threads", "best", "trials", "failed")
+
+
+def best_cells(row: BestRow) -> tuple[str, ...]:
+    """A row of the bests of a log."""
+    counts = (str(row.trials), str(row.failures))
+    return (row.name, row.target, str(row.threads), seconds_text(row.seconds), *counts)
