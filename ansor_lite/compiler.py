@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import relax
 from tvm.relax import transform
 
-from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, signature
+from ansor_lite import target as targets
+from ansor_lite.events import OnEvent, TuningWarning, ignore
+from ansor_lite.frontend.importer import Model, import_network
+from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, plan_network, signature
 from ansor_lite.manifest import KernelInfo, Manifest
+from ansor_lite.records import Records, read
+from ansor_lite.replay import replay
 from ansor_lite.runtime import CompiledModule
+from ansor_lite.target import Target
 from ansor_lite.tasks import Task
 from schedules.errors import ScheduleError
 from schedules.lower import lower
 from schedules.steps import Step
 from search_space.sketch_generation import default_steps
-
-if TYPE_CHECKING:
-    from ansor_lite.target import Target
 
 StepsFor = Callable[[Task], tuple[Step, ...] | None]
 
@@ -39,6 +43,30 @@ class Kernel:
     function: tvm.tirx.PrimFunc
     info: KernelInfo
     packs: Mapping[int, Any] = field(default_factory=dict)
+
+
+def compile(
+    model: Model,
+    log: str | Path | None = None,
+    target: str | Mapping[str, Any] | Target = "native",
+    threads: int | None = None,
+    strict: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    on_event: OnEvent = ignore,
+) -> CompiledModule:
+    """Compile a network with the best programs of a log: no search, no trial.
+
+    Tasks without a record, and all without a log, get the schedule by rule; ``strict`` raises
+    :class:`MissingRecords` instead. ``on_event`` hears warnings. Raises :class:`InputError` for a
+    model, log or target that cannot be used.
+    """
+    chosen = targets.parse(target, threads)
+    records = read(log) if log is not None else Records()
+    graph = plan_network(import_network(model, shapes))
+    found = replay(records, graph.tunable, chosen, strict)
+    for warning in found.warnings:
+        on_event(TuningWarning(warning))
+    return compile_graph(graph, found.steps_for, chosen, found.digest)
 
 
 def compile_graph(

@@ -81,6 +81,7 @@ class CompiledModule:
     @cached_property
     def _vm(self) -> VirtualMachine:
         """Loaded on first use: a module that is only saved never pays for it."""
+        require_native(from_json(self.manifest.target))
         loaded = isinstance(self._source, Path)
         with native_stderr_hidden():
             library = (
