@@ -27,6 +27,9 @@ from ansor_lite.target import available_threads, cpu_model
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("ansor-lite", "apache-tvm", "xgboost-cpu", "xgboost", "numpy", "onnx", "onnxruntime")
 
+# Command -> its function in ``ansor_lite.cli``.
+COMMANDS = {"tune-model": "tune_model_main", "ansor-lite": "main"}
+
 
 def machine() -> dict[str, Any]:
     """Processor and system of this machine."""
@@ -94,14 +97,17 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
+def run_command(name: str, *words: object, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+    """``tune-model`` or ``ansor-lite`` in a child process, installed or not; ``quiet`` keeps what it
+    prints in the result."""
+    program = f"import sys; from ansor_lite.cli import {COMMANDS[name]} as f; sys.exit(f())"
+    arguments = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.run(arguments, capture_output=quiet, text=True, check=False)
+
+
 def resolve_model(name: str, folder: Path) -> Path:
     """The path ``name`` itself, or ``folder/NAME.onnx``; raises :class:`InputError`."""
     for path in (Path(name), folder / f"{name}.onnx"):
         if path.is_file():
             return path
     raise InputError(f"no such model: {name} (neither a file, nor in {folder})")
-
-
-def existing_fields(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the entries that are ``None``."""
-    return {key: item for key, item in value.items() if item is not None}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.frontend.network import TensorInfo
 from ansor_lite.manifest import Manifest, read_manifest
-from benchmarks.common import resolve_model, show, write_result
+from benchmarks.common import resolve_model, run_command, show, write_result
 from benchmarks.paired import (
     CONTROL_RANGE,
     Ratio,
@@ -159,16 +158,15 @@ def tune_or_compile(model: Path, library: Path, arguments: argparse.Namespace) -
         raise InputError(f"{log} exists already: give --no-tune, --resume or another --log")
     if arguments.no_tune and not log.exists():
         raise InputError(f"no such log: {log}")
-    common = ["--log", str(log), "-o", str(library), "--threads", str(arguments.threads)]
-    if arguments.no_tune:
-        command = ["ansor_lite_main", "compile", str(model), *common]
-    else:
-        budget = ["--time", f"{arguments.seconds:g}", "--seed", str(arguments.seed)]
-        command = ["tune_model_main", str(model), *common, *budget]
+    words = [model, "--log", log, "-o", library, "--threads", arguments.threads]
     start = time.perf_counter()
-    code = run_command(command)
-    if code != 0:
-        raise AnsorLiteError(f"{model.stem}: the command ended with exit code {code}")
+    if arguments.no_tune:
+        done = run_command("ansor-lite", "compile", *words)
+    else:
+        budget = ["--time", f"{arguments.seconds:g}", "--seed", arguments.seed]
+        done = run_command("tune-model", *words, *budget)
+    if done.returncode != 0:
+        raise AnsorLiteError(f"{model.stem}: the command ended with exit code {done.returncode}")
     return {
         "tuned": not arguments.no_tune,
         "resumed": bool(arguments.resume),
@@ -176,13 +174,6 @@ def tune_or_compile(model: Path, library: Path, arguments: argparse.Namespace) -
         "command_seconds": time.perf_counter() - start,
         "records": sum(1 for _ in log.open()),
     }
-
-
-def run_command(command: Sequence[str]) -> int:
-    """An installed command by the name of its function, in a child process."""
-    function = {"ansor_lite_main": "main"}.get(command[0], command[0])
-    program = f"from ansor_lite.cli import {function} as f; import sys; sys.exit(f())"
-    return subprocess.run([sys.executable, "-c", program, *command[1:]], check=False).returncode
 
 
 def _kernels(manifest: Manifest) -> dict[str, Any]:
