@@ -461,18 +461,33 @@ def pack_annotation(position: int, count: int, depth: int, loop: LoopNest | None
 
 
 def effective_steps(sketch: Sketch, row: NDArray[np.int32]) -> tuple[Step, ...]:
-    """Closed steps of one candidate with factors clipped to what they do.
+    """:func:`all_effective_steps` of one row ``[K]``."""
+    return all_effective_steps(sketch, row[None, :])[0]
+
+
+def all_effective_steps(sketch: Sketch, rows: Choices) -> list[tuple[Step, ...]]:
+    """Closed steps of candidates ``rows [N, K]`` with factors clipped to what they do.
 
     Two rows with equal effective steps are the same program; this is what a log stores.
     """
-    follower = Follower(sketch, row[None, :])
-    result: list[Step] = []
-    for step in sketch.close(row):
-        if isinstance(step, Tile):
-            sizes = [int(s[0]) for s in follower.sizes[step.stage][step.axis]]
-            inner = [*sizes[2:], 1]
-            step = replace(
-                step, factors=tuple(-(-a // b) for a, b in zip(sizes[1:], inner, strict=True))
-            )
-        result.append(step)
-    return tuple(result)
+    follower = Follower(sketch, rows)
+    factors = {
+        (step.stage, step.axis): _effective_factors(follower.sizes[step.stage][step.axis])
+        for step in sketch.steps
+        if isinstance(step, Tile)
+    }
+    return [
+        tuple(
+            replace(s, factors=tuple(factors[s.stage, s.axis][n])) if isinstance(s, Tile) else s
+            for s in sketch.steps
+        )
+        for n in range(len(rows))
+    ]
+
+
+def _effective_factors(sizes: list[Ints]) -> list[list[int]]:
+    """Per candidate, how many inner tiles each tile but the outermost holds."""
+    inner = [*sizes[2:], np.ones_like(sizes[0])]
+    columns = [-(-a // b) for a, b in zip(sizes[1:], inner, strict=True)]
+    rows: list[list[int]] = np.stack(columns, axis=1).tolist()
+    return rows
