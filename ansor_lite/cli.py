@@ -107,7 +107,7 @@ def run(command: typer.Typer, name: str, arguments: list[str]) -> int:
 def _usage_errors() -> type[Exception]:
     """The base class of the errors that the command-line library raises for wrong usage."""
     names = {c.__name__: c for c in typer.BadParameter.__mro__}
-    return names["ClickException"]  # type: ignore[return-value]
+    return names["ClickException"]
 
 
 def _complain(error: object, code: int) -> int:
