@@ -27,22 +27,9 @@ _ITER_KINDS = {0: SPATIAL, 2: REDUCE}
 
 # Class name of a TVM expression -> operation.
 _BINARY = {
-    "Add": "add",
-    "Sub": "sub",
-    "Mul": "mul",
+    **{name: name.lower() for name in ("Add", "Sub", "Mul", "FloorDiv", "FloorMod", "Min", "Max")},
+    **{name: name.lower() for name in ("EQ", "NE", "LT", "LE", "GT", "GE", "And", "Or")},
     "Mod": "truncmod",
-    "FloorDiv": "floordiv",
-    "FloorMod": "floormod",
-    "Min": "min",
-    "Max": "max",
-    "EQ": "eq",
-    "NE": "ne",
-    "LT": "lt",
-    "LE": "le",
-    "GT": "gt",
-    "GE": "ge",
-    "And": "and",
-    "Or": "or",
 }
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _DIVISIONS = ("floordiv", "floormod", "truncdiv", "truncmod")

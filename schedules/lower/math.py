@@ -78,9 +78,9 @@ def tanh(x: Tir) -> Tir:
     """Odd polynomial near zero, ``1 - 2 / (e**2x + 1)`` elsewhere."""
 
     def body(x: Tir, t: Tir) -> Tir:
-        near = _with(t * t, lambda u: x + x * (u * _horner(_TANH, u)))
+        near = _with(t * t, lambda u: t + t * (u * _horner(_TANH, u)))
         far = _f(1.0) - _f(2.0) / (_exp_inside(t + t) + _f(1.0))
-        return tirx.Select(t < _f(_TANH_LIMIT), near, _with_sign_of(x, far))
+        return _with_sign_of(x, tirx.Select(t < _f(_TANH_LIMIT), near, far))
 
     return _with(x, lambda x: _with(_magnitude_below(x, 9.25), lambda t: body(x, t)))
 
@@ -89,9 +89,9 @@ def erf(x: Tir) -> Tir:
     """Odd polynomial below one, ``1 - e**log(erfc)`` above; 1 from 4 on (rounds to it)."""
 
     def body(x: Tir, t: Tir) -> Tir:
-        near = _with(t * t, lambda u: x + x * _horner(_ERF, u))
+        near = _with(t * t, lambda u: t + t * _horner(_ERF, u))
         far = _f(1.0) - _exp_inside(_horner(_LOG_ERFC, t))
-        return tirx.Select(t < _f(1.0), near, _with_sign_of(x, far))
+        return _with_sign_of(x, tirx.Select(t < _f(1.0), near, far))
 
     return _with(x, lambda x: _with(_magnitude_below(x, 4.0), lambda t: body(x, t)))
 
