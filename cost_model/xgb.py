@@ -37,12 +37,12 @@ class XGBSettings:
     """
 
     trees: int = 300
-    small_trees: int = 120
-    depth: int = 5
-    learning_rate: float = 0.15
+    small_trees: int = 80
+    depth: int = 4
+    learning_rate: float = 0.12
     column_share: float = 0.3
     bins: int = 64
-    ridge: float = 0.1
+    ridge: float = 1.0
     minimum_weight: float = 0.1
     patience: int = 25
     held_out: float = 0.1
