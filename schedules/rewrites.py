@@ -88,7 +88,7 @@ def split_reduction(dag: ComputeDAG, step: SplitReduction) -> ComputeDAG:
             f"split_reduction of {stage.name!r}: {axis.name!r} has {axis.extent} < {step.lanes}"
         )
     partial = _partial_stage(stage, axis, step, length)
-    lane = IterAxis(f"{axis.name}.lane", step.lanes, REDUCE)
+    lane = IterAxis(_lane_name(step), step.lanes, REDUCE)
     spatial = tuple(Axis(a.name) for a in stage.spatial)
     read = Read(partial.name, (*spatial, Axis(lane.name)), stage.dtype)
     covered = length * step.lanes
@@ -106,8 +106,12 @@ def split_reduction(dag: ComputeDAG, step: SplitReduction) -> ComputeDAG:
     return _replace_stage(dag, stage.name, (partial, lanes, tail, total))
 
 
+def _lane_name(step: SplitReduction) -> str:
+    return f"{step.axis}.{'lane' if step.interleaved else 'block'}"
+
+
 def _partial_stage(stage: Stage, axis: IterAxis, step: SplitReduction, length: int) -> Stage:
-    lane = IterAxis(f"{axis.name}.lane", step.lanes, SPATIAL)
+    lane = IterAxis(_lane_name(step), step.lanes, SPATIAL)
     inner = IterAxis(axis.name, length, REDUCE)
     if step.interleaved:
         value = _plus(_times(Axis(axis.name), step.lanes), Axis(lane.name))

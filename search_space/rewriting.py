@@ -5,7 +5,7 @@ Each is ``rule(draft, stage, hardware) -> drafts | None``; ``None`` means "not m
 
 from __future__ import annotations
 
-from schedules.dag import ComputeDAG, Stage
+from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
 from schedules.rewrites import apply_rewrites
@@ -87,7 +87,7 @@ def rule_split_lanes(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Dr
         return None
     axis = stage.reduce[-1]
     lanes = hardware.lanes(dtype_bytes_of(stage))
-    if axis.name.endswith(".lane") or axis.extent < 2 * lanes or not _reads_along(stage, axis.name):
+    if _is_partial(axis) or axis.extent < 2 * lanes or not _reads_along(stage, axis.name):
         return None
     branches = []
     for vectors in LANE_VECTORS:
@@ -95,6 +95,11 @@ def rule_split_lanes(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Dr
             step = SplitReduction(stage.name, axis.name, vectors * lanes)
             branches.append(draft.rewrite(step, label=f"lanes{vectors}"))
     return tuple(branches) or None
+
+
+def _is_partial(axis: IterAxis) -> bool:
+    """The axis counts partial results of a reduction that is split already."""
+    return axis.name.endswith((".lane", ".block"))
 
 
 def _reads_along(stage: Stage, axis: str) -> bool:
@@ -115,7 +120,7 @@ def rule_split_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[D
         work *= reduce_axis.extent
     parts = next((p for p in (4, 8, 2) if axis.extent % (p * hardware.threads) == 0), 0)
     parts *= hardware.threads
-    if axis.name.endswith(".lane") or outputs >= 4 * hardware.threads or not parts:
+    if _is_partial(axis) or outputs >= 4 * hardware.threads or not parts:
         return None
     if work < 100_000:
         return None
