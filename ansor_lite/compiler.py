@@ -166,7 +166,9 @@ class _UseKernels(relax.PyExprMutator):  # type: ignore[misc]
         args = list(call.args[1].fields)
         for position, pack in kernel.packs.items():
             args[position] = relax.const(pack.apply(args[position].value.numpy()))
-        return relax.call_tir(self._variable(kernel), relax.Tuple(args), call.ty_args[0])
+        result = call.ty_args[0]
+        types = list(result.fields) if isinstance(result, relax.TupleType) else result
+        return relax.call_tir(self._variable(kernel), relax.Tuple(args), types)
 
     def _variable(self, kernel: Kernel) -> Any:
         symbol = kernel.info.symbol

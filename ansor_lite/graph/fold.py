@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from tvm import relax
 Array = NDArray[Any]
 Fold = Callable[[Any, list[Any]], Array]
 
-MAX_FOLDED_ELEMENTS = 1 << 26
+# A fold may store this much more than it reads.
+MAX_GROWTH = 1 << 24
 
 
 def _shape(values: Any) -> tuple[int, ...]:
@@ -67,7 +69,7 @@ class _Folder(relax.PyExprMutator):  # type: ignore[misc]
         if fold is None:
             return call
         values = [self._value(a) for a in call.args]
-        if any(v is None for v in values) or not _worth_folding(call):
+        if any(v is None for v in values) or not _worth_folding(call, values):
             return call
         return relax.const(np.ascontiguousarray(fold(call, values)), str(call.ty.dtype))
 
@@ -89,11 +91,11 @@ def _static_shape(call: Any) -> Any:
     return shape if isinstance(shape, relax.ShapeExpr) and _is_static(shape.values) else call
 
 
-def _worth_folding(call: Any) -> bool:
+def _worth_folding(call: Any, values: list[Any]) -> bool:
     shape = call.ty.shape
     if not isinstance(shape, relax.ShapeExpr) or not _is_static(shape.values):
         return False
-    return int(np.prod(_shape(shape.values), dtype=np.float64)) <= MAX_FOLDED_ELEMENTS
+    return prod(_shape(shape.values)) <= MAX_GROWTH + sum(np.size(v) for v in values)
 
 
 def fold_constants(module: tvm.IRModule) -> tvm.IRModule:
