@@ -117,14 +117,14 @@ class Target:
 
 
 def from_json(value: Any) -> Target:
-    """Inverse of ``Target.to_json``; :class:`InputError` on anything else."""
+    """Inverse of ``Target.to_json``; :class:`TargetError` on anything else."""
     if not isinstance(value, Mapping) or not isinstance(value.get("features"), list):
-        raise InputError(f"not a target: {value!r}")
+        raise TargetError(f"not a target: {value!r}")
     known = {f.name: f.type for f in fields(Target)}
     unknown = sorted(set(value) - set(known))
     wrong = [n for n, t in known.items() if t == "int" and not _is_count(value.get(n, 1))]
     if unknown or wrong:
-        raise InputError(f"not a target: wrong or unknown {' '.join(unknown + wrong)}")
+        raise TargetError(f"not a target: wrong or unknown {' '.join(unknown + wrong)}")
     return Target(**{**value, "features": tuple(sorted(map(str, value["features"])))})
 
 
@@ -136,7 +136,7 @@ def parse(text: str | Mapping[str, Any] | Target, threads: int | None = None) ->
     """The target a user named: ``"native"``, a processor of ``TARGETS``, or ``to_json``'s form.
 
     The JSON form may be text. ``threads=None`` means the CPUs this process may use, or what the
-    JSON says. Raises :class:`InputError` for a name or a form that is none of these.
+    JSON says. Raises :class:`TargetError` for a name or a form that is none of these.
     """
     if isinstance(text, Target):
         return text if threads is None else replace(text, threads=threads)
@@ -144,15 +144,15 @@ def parse(text: str | Mapping[str, Any] | Target, threads: int | None = None) ->
         try:
             text = json.loads(text)
         except ValueError as error:
-            raise InputError(f"the target is not valid JSON: {error}") from error
+            raise TargetError(f"the target is not valid JSON: {error}") from error
     if isinstance(text, Mapping):
         return parse(from_json(text), threads)
     if not isinstance(text, str):
-        raise InputError(f"not a target: {text!r}")
+        raise TargetError(f"not a target: {text!r}")
     if text == "native":
         return native(threads)
     if text not in TARGETS:
-        raise InputError(f"unknown target {text!r}; known are native, {', '.join(TARGETS)}")
+        raise TargetError(f"unknown target {text!r}; known are native, {', '.join(TARGETS)}")
     return _target(text, available_threads() if threads is None else threads, cache_sizes())
 
 
@@ -161,7 +161,7 @@ def native(threads: int | None = None) -> Target:
     present = cpu_features()
     mcpu = detect(present)
     if mcpu is None:
-        raise InputError(f"no target is known for this processor ({platform.machine()})")
+        raise TargetError(f"no target is known for this processor ({platform.machine()})")
     return _target(mcpu, available_threads() if threads is None else threads, cache_sizes())
 
 
@@ -174,7 +174,12 @@ def _target(mcpu: str, threads: int, caches: dict[int, int]) -> Target:
     features = tuple(sorted(TARGETS[mcpu]))
     width = next((size for name, size in VECTORS.items() if name in features), VECTORS["sse2"])
     target = Target("cpu", mcpu, features, threads, *width)
-    return replace(target, **{f"l{level}_bytes": size for level, size in caches.items()})
+    return replace(
+        target,
+        l1_bytes=caches.get(1, target.l1_bytes),
+        l2_bytes=caches.get(2, target.l2_bytes),
+        l3_bytes=caches.get(3, target.l3_bytes),
+    )
 
 
 def missing_features(target: Target) -> tuple[str, ...]:
@@ -183,10 +188,10 @@ def missing_features(target: Target) -> tuple[str, ...]:
 
 
 def require_native(target: Target) -> None:
-    """Raise :class:`InputError` when this machine cannot run code of ``target``."""
+    """Raise :class:`TargetError` when this machine cannot run code of ``target``."""
     missing = missing_features(target)
     if missing:
-        raise InputError(
+        raise TargetError(
             f"this machine cannot run {target.mcpu} code: it lacks {' '.join(missing)}"
         )
 

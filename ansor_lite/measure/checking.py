@@ -1,7 +1,7 @@
-"""Does a candidate compute what its task says? Compared with the unscheduled program, once built.
+"""Does a candidate compute what its task says? It is compared with the unscheduled program.
 
-The reference is ``to_tir``'s plain loops, which share no code with ``lower``; its outer loops run in
-parallel, or a large convolution would take seconds.
+The reference is ``to_tir``'s plain loops, built once per task. Their outer loops run in parallel,
+or a large convolution would take seconds.
 """
 
 # imports TVM
@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm import s_tir
 
-from ansor_lite.measure.timing import Program, empty, random_array, rng_of
-from schedules.dag import REDUCE, ComputeDAG
-from schedules.to_tir import to_tir
+from ansor_lite.measure.timing import Program, empty, parallel_reference, random_array, rng_of
+from schedules.dag import ComputeDAG
 
 # Largest deviation allowed, relative to the largest absolute value of the output.
 TOLERANCE = 1e-4
@@ -87,21 +85,3 @@ def deviation(got: Array, expected: Array) -> str:
     if error <= TOLERANCE * largest:
         return ""
     return f"off by {error:.3g} where the largest value is {largest:.3g}"
-
-
-def parallel_reference(dag: ComputeDAG) -> tvm.tirx.PrimFunc:
-    """``to_tir(dag)`` with reductions outside the last spatial loop and the first ones parallel.
-
-    No element's sum changes its order.
-    """
-    schedule = s_tir.Schedule(tvm.IRModule({"main": to_tir(dag)}))
-    for stage in dag.stages:
-        loops = schedule.get_loops(schedule.get_sblock(stage.name))
-        spatial = [loop for loop, a in zip(loops, stage.axes, strict=True) if a.kind != REDUCE]
-        reduce = [loop for loop, a in zip(loops, stage.axes, strict=True) if a.kind == REDUCE]
-        if len(spatial) > 1:
-            schedule.reorder(*spatial[:-1], *reduce, spatial[-1])
-            schedule.parallel(schedule.fuse(*spatial[:-1]))
-        elif spatial:
-            schedule.parallel(spatial[0])
-    return schedule.mod["main"]

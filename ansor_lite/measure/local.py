@@ -1,7 +1,7 @@
 """Measuring on this machine: all workers build, then one program at a time is timed.
 
-Read ``protocol.py`` first, then ``process.py`` (one child) and ``worker.py`` (what it does). Programs
-stay in the worker that compiled them; nothing is linked, written to disk or copied.
+Read ``protocol.py`` first, then ``process.py`` (one child) and ``worker.py`` (what it does).
+Programs stay in the worker that compiled them; nothing is linked, written to disk or copied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ansor_lite.target import Target, available_threads, require_native
 from schedules.codec import dag_to_json, steps_to_json
 
 # How long the pool threads of the worker timed last may keep spinning.
-SETTLE_SECONDS = 0.01
+SETTLE_SECONDS = 0.002
 # Building the unscheduled program and running it takes longer than any candidate.
 CHECK_FACTOR = 6.0
 
@@ -52,6 +52,7 @@ class LocalWorkers:
         # handle -> where the program is; lost when the worker has been restarted since
         self._homes: dict[int, tuple[WorkerProcess, int]] = {}
         self._next_handle = 0
+        self._last_active: WorkerProcess | None = None
 
     def measurer(self) -> Measurer:
         return Measurer(self, self, self)
@@ -106,8 +107,6 @@ class LocalWorkers:
         results = {i: b for i, b in enumerate(built) if isinstance(b, Measurement)}
         for worker in self._workers:
             mine = [i for i, b in enumerate(built) if isinstance(b, Built) and self._at(b, worker)]
-            if mine:
-                time.sleep(SETTLE_SECONDS)
             for i in mine:
                 program = built[i]
                 assert isinstance(program, Built)
@@ -119,6 +118,7 @@ class LocalWorkers:
         """Run ``candidate`` and its unscheduled task on the same inputs and compare."""
         request = _build_request(candidate, self._new_handle()) | {"op": "check"}
         limit = self.limits.build + CHECK_FACTOR * self.limits.run
+        self._last_active = self._workers[0]
         answer = self._workers[0].ask(request, limit)
         if isinstance(answer, Measurement):
             return answer
@@ -138,6 +138,9 @@ class LocalWorkers:
             rebuilt = self._built(worker, handle, again)
             if isinstance(rebuilt, Measurement):
                 return rebuilt
+        if worker is not self._last_active:
+            time.sleep(SETTLE_SECONDS)
+            self._last_active = worker
         limit = None if best is None else best * self.limits.slow_factor
         answer = worker.ask({"op": "run", "handle": handle, "limit": limit}, self.limits.run)
         return _timed(answer, program.seconds)

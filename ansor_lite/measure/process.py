@@ -1,4 +1,4 @@
-"""One worker process as its parent sees it: ask, wait with a limit, notice that it died, restart."""
+"""One worker process as its parent sees it: ask, wait with a limit, restart it when it dies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from ansor_lite.measure.protocol import Measurement, Status
 from ansor_lite.target import Target
 
 START_SECONDS = 120.0
-# Yields of an idle pool thread before it sleeps: some milliseconds, longer than preparing the next
-# repeat takes, and over before another worker is timed (see SETTLE_SECONDS in local.py).
-SPIN_COUNT = 20_000
+# Yields of an idle pool thread before it sleeps: about half a millisecond, over before another
+# worker is timed (see SETTLE_SECONDS in local.py). ``timing.py`` wakes the pool itself.
+SPIN_COUNT = 1500
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (
     f"import sys; sys.path[0] = {str(ROOT)!r}; from ansor_lite.measure.worker import main; main()"
@@ -45,10 +46,8 @@ class WorkerProcess:
 
     def send(self, request: dict[str, Any]) -> None:
         """Hand over a request; that the child has died shows when the answer is read."""
-        try:
+        with suppress(BrokenPipeError):
             pipes.send(self._stdin, request)
-        except BrokenPipeError:
-            pass
 
     def answer(self) -> dict[str, Any] | Measurement:
         """The answer to the last request, or how the child died of it; then it runs again."""
@@ -82,16 +81,14 @@ class WorkerProcess:
         self._process.kill()
         self._process.wait()
         for stream in (self._stdin, self._stdout, self._stderr):
-            try:
+            with suppress(BrokenPipeError):
                 stream.close()
-            except BrokenPipeError:
-                pass
 
     def fileno(self) -> int:
         return self._stdout.fileno()
 
     def _start(self) -> None:
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             stdin=subprocess.PIPE,

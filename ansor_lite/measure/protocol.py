@@ -19,7 +19,7 @@ class Status(str, Enum):
     """How a trial ended. The values are part of the log format and never change."""
 
     OK = "ok"
-    SLOW = "slow"  # stopped after the first repeat; ``seconds`` holds that one
+    SLOW = "slow"  # stopped early, as a rule after one repeat; ``seconds`` says how slow
     BUILD_ERROR = "build_error"
     RUN_ERROR = "run_error"
     TIMEOUT = "timeout"

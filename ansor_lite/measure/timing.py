@@ -1,7 +1,8 @@
 """How a program is timed: constants cold, everything else warm, as inside a network.
 
-Between two kernels of a network the activations were just written, while the weights were last read
-one inference ago. So constants leave the caches before each repeat and nothing else does.
+Between two kernels of a network the activations were just written, while the weights were last
+read one inference ago. So constants leave the caches before each repeat and nothing else does, and
+the threads of the pool are awake.
 """
 
 # imports TVM
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,17 +18,22 @@ from typing import Any
 import numpy as np
 import tvm
 from numpy.typing import NDArray
+from tvm import s_tir
 
-from schedules.dag import ComputeDAG
+from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
+from schedules.expr import Axis, Read
 from schedules.lower.packing import Packing
+from schedules.to_tir import to_tir
 
 # Repeats go on until both lower limits or one upper limit is reached.
 MIN_REPEATS = 3
 MAX_REPEATS = 10
 MIN_SECONDS = 0.01
 MAX_SECONDS = 0.5
-# A first, cold run this many times slower than the limit needs no repeat to be called slow.
+# A first, cold run this many times slower than the limit needs no repeat to be called slow, ...
 HOPELESS = 4.0
+# ... but less than this is too little to call anything slow: one interrupt takes as long.
+MIN_SLOW_SECONDS = 2e-3
 Array = NDArray[Any]
 
 
@@ -77,15 +83,19 @@ class TimingInputs:
 
 
 def time_program(
-    program: Program, inputs: TimingInputs, limit: float | None
+    program: Program, inputs: TimingInputs, limit: float | None, wake: Callable[[], None]
 ) -> tuple[list[float], bool]:
-    """Seconds of the repeats, and whether the program stopped early as slower than ``limit``."""
+    """Seconds of the repeats, and whether the program stopped early as slower than ``limit``.
+
+    ``wake`` is called right before each repeat, after the caches have been prepared.
+    """
     arguments, constants = inputs.arguments(program)
     flush = tvm.get_global_func("cache_flush_cpu_non_first_arg")
     function = program.function
 
     def once() -> float:
         flush(arguments[-1], *constants)
+        wake()
         start = time.perf_counter()
         function(*arguments)
         return time.perf_counter() - start
@@ -93,16 +103,31 @@ def time_program(
     gc.disable()
     try:
         first = once()
-        if limit is not None and first > HOPELESS * limit:
+        if limit is not None and first > max(HOPELESS * limit, MIN_SLOW_SECONDS):
             return [first], True
-        seconds = [once()]
-        if limit is not None and seconds[0] > limit:
-            return seconds, True
+        seconds: list[float] = []
         while not enough(seconds):
             seconds.append(once())
+            if limit is not None and is_slow(seconds, limit):
+                return seconds, True
     finally:
         gc.enable()
     return seconds, False
+
+
+def waker(target: tvm.target.Target, threads: int) -> Callable[[], None]:
+    """A parallel program that does next to nothing, which leaves the pool's threads spinning."""
+    index, loop = Axis("i"), (IterAxis("i", threads),)
+    stage = Stage("y", loop, Read("x", (index,), "float32"), "float32")
+    dag = ComputeDAG((Tensor("x", (threads,), "float32"),), (stage,), ("y",))
+    function = tvm.tirx.build(parallel_reference(dag), target=target)["main"]
+    arguments = [tvm.runtime.tensor(np.zeros(threads, dtype=np.float32)) for _ in range(2)]
+    return lambda: function(*arguments)
+
+
+def is_slow(seconds: list[float], limit: float) -> bool:
+    """Whether these repeats already show a program to be slower than ``limit``."""
+    return min(seconds) > limit and sum(seconds) >= MIN_SLOW_SECONDS
 
 
 def enough(seconds: list[float]) -> bool:
@@ -137,3 +162,21 @@ def random_array(
 def empty(dag: ComputeDAG, name: str) -> Any:
     """An output tensor, aligned as kernels demand."""
     return tvm.runtime.tensor(np.zeros(dag.shape_of(name), dtype=dag.dtype_of(name)))
+
+
+def parallel_reference(dag: ComputeDAG) -> tvm.tirx.PrimFunc:
+    """``to_tir(dag)`` with reductions outside the last spatial loop and the first ones parallel.
+
+    No element's sum changes its order.
+    """
+    schedule = s_tir.Schedule(tvm.IRModule({"main": to_tir(dag)}))
+    for stage in dag.stages:
+        loops = schedule.get_loops(schedule.get_sblock(stage.name))
+        spatial = [loop for loop, a in zip(loops, stage.axes, strict=True) if a.kind != REDUCE]
+        reduce = [loop for loop, a in zip(loops, stage.axes, strict=True) if a.kind == REDUCE]
+        if len(spatial) > 1:
+            schedule.reorder(*spatial[:-1], *reduce, spatial[-1])
+            schedule.parallel(schedule.fuse(*spatial[:-1]))
+        elif spatial:
+            schedule.parallel(spatial[0])
+    return schedule.mod["main"]

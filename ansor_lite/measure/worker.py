@@ -22,7 +22,7 @@ import tvm
 from ansor_lite import target as targets
 from ansor_lite.measure import pipes
 from ansor_lite.measure.checking import Checking
-from ansor_lite.measure.timing import Program, TimingInputs, time_program
+from ansor_lite.measure.timing import Program, TimingInputs, time_program, waker
 from schedules.codec import dag_from_json, steps_from_json
 from schedules.dag import ComputeDAG
 from schedules.lower import lower
@@ -45,6 +45,7 @@ class Worker:
     def __init__(self, target: targets.Target) -> None:
         self.hardware = target.hardware()
         self.tvm_target = target.tvm()
+        self.wake = waker(self.tvm_target, target.threads)
         self.programs: dict[int, Program] = {}
         self.dag = lru_cache(TASKS_KEPT)(self._dag)
         self.timing = lru_cache(TASKS_KEPT)(self._timing)
@@ -52,12 +53,15 @@ class Worker:
         self._texts: dict[str, Message] = {}
 
     def build(self, request: Message) -> Message:
-        self.programs[request["handle"]] = self._built(request)
+        program = self._built(request)
+        # Filling the first inputs of a large task takes seconds that no candidate is to blame for.
+        self.timing(program.key).arguments(program)
+        self.programs[request["handle"]] = program
         return {}
 
     def run(self, request: Message) -> Message:
         program = self.programs.pop(request["handle"])
-        seconds, slow = time_program(program, self.timing(program.key), request["limit"])
+        seconds, slow = time_program(program, self.timing(program.key), request["limit"], self.wake)
         return {"repeats": seconds, "slow": slow}
 
     def check(self, request: Message) -> Message:

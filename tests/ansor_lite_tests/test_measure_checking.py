@@ -1,0 +1,73 @@
+"""The numeric check, and the inputs that candidates are run with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from toy_tasks import F32, at, elementwise, scaled
+
+from ansor_lite.measure.checking import Checking, deviation, telling
+from ansor_lite.measure.timing import Program, enough, is_slow, random_array, rng_of
+from ansor_lite.target import native
+from ansor_lite.tasks import Task
+from schedules.expr import Call, Const
+from schedules.to_tir import to_tir
+
+TARGET = native(threads=1).tvm()
+
+
+def program(task: Task) -> Program:
+    return Program(task.key, tvm.tirx.build(to_tir(task.dag), target=TARGET)["main"], {})
+
+
+def test_a_program_of_another_task_is_wrong_and_its_own_is_right() -> None:
+    checking = Checking(scaled().dag, scaled().key, TARGET)
+    assert checking.wrong(program(scaled())) == ""
+    off = elementwise(Call("add", (at("x"), at("w")), F32))
+    assert checking.wrong(program(off)).startswith("y: off by ")
+
+
+def test_an_element_that_is_never_written_is_wrong() -> None:
+    checking = Checking(scaled(64).dag, scaled(64).key, TARGET)
+    half = Program("", lambda x, w, y: None, {})
+    assert "never written" in checking.wrong(half)
+
+
+def test_roots_are_checked_on_positive_inputs() -> None:
+    root = elementwise(Call("sqrt", (at("x"),), F32))
+    checking = Checking(root.dag, root.key, TARGET)
+    assert telling(checking.expected[0]) and (checking.inputs["x"] > 0).all()
+
+
+def test_a_constant_result_is_still_compared() -> None:
+    zero = elementwise(Call("mul", (at("x"), Const(0.0, F32)), F32))
+    checking = Checking(zero.dag, zero.key, TARGET)
+    assert checking.wrong(program(zero)) == "" and checking.wrong(program(scaled()))
+
+
+def test_deviations_are_relative_to_the_largest_value() -> None:
+    expected = np.array([1e-3, 1000.0], dtype=F32)
+    assert deviation(expected + np.float32(0.05), expected) == ""
+    assert "off by" in deviation(expected + np.float32(0.5), expected)
+    assert deviation(np.array([1, 2]), np.array([1, 3])) == "1 of 2 elements differ"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32", "int8", "uint8", "bool"])
+def test_inputs_are_the_tasks_own_and_safe_as_indices(dtype: str) -> None:
+    first, again = (random_array(rng_of("ab"), (100,), dtype) for _ in range(2))
+    assert first.dtype == dtype and (first == again).all()
+    assert not (first == random_array(rng_of("cd"), (100,), dtype)).all()
+    if dtype.startswith("int") and dtype != "int8":
+        assert set(first.tolist()) == {0, 1}
+
+
+def test_what_takes_microseconds_is_not_called_slow_after_one_repeat() -> None:
+    assert is_slow([0.01], limit=0.005) and not is_slow([1e-4], limit=1e-5)
+    assert is_slow([1e-4] * 21, limit=1e-5) and not is_slow([0.01, 1e-3], limit=5e-3)
+
+
+def test_fast_programs_are_repeated_more_often_than_slow_ones() -> None:
+    assert not enough([1e-5] * 9) and enough([1e-5] * 10)
+    assert not enough([0.02] * 2) and enough([0.02] * 3)
+    assert enough([0.6])
