@@ -13,12 +13,15 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """A task as tuning sees it: what the table needs before anything is measured."""
+    """A task as tuning sees it; the counts and the best are what an existing log brought along."""
 
     name: str
     key: str
     weight: int
     flop: float
+    trials: int = 0
+    failures: int = 0
+    best: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

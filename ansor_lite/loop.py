@@ -26,7 +26,7 @@ from ansor_lite.events import (
     TuningWarning,
 )
 from ansor_lite.learner import Learner, Lesson
-from ansor_lite.measure.protocol import Built, Measurement, Measurer, Status
+from ansor_lite.measure.protocol import Built, Measurement, Measurer
 from ansor_lite.measure.protocol import Candidate as Program
 from ansor_lite.options import TuningOptions
 from ansor_lite.search import Candidate
@@ -43,6 +43,8 @@ from schedules.steps import Step
 # Winners are timed again together with what is this close behind them.
 CLOSE_BEHIND = 1.1
 MOST_RETIMED = 3
+# ... and again when a program that had not been close wins by that.
+MOST_RETIMINGS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class TrialLog(Protocol):
 
     def read(self) -> Iterable[LoggedTrial]: ...
 
-    def append(self, program: Program, result: Measurement) -> None: ...
+    def append(self, program: Program, result: Measurement, round: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +136,8 @@ class TuningLoop:
 
     @property
     def ran(self) -> int:
-        """Programs that ran: what a budget in trials counts."""
-        return sum(s.measured + s.slow for s in self.states)
+        """Programs that ran to the end: what a budget in trials counts."""
+        return sum(s.measured for s in self.states)
 
     def _choose(self) -> TaskState | None:
         unfinished = next((s for s in self.states if s.open), None)
@@ -207,7 +209,7 @@ class TuningLoop:
     ) -> None:
         before = state.seconds
         [result] = self.around.measurer.runner.run([program], [built], before)
-        self.around.log.append(program, result)
+        self.around.log.append(program, result, state.round)
         trial = Trial(candidate, result)
         state.add(trial)
         if state.best is trial:
@@ -227,7 +229,7 @@ class TuningLoop:
         program = self._program(state, trial.candidate)
         verdict = self.around.measurer.check(program)
         if not verdict.ok:
-            self.around.log.append(program, verdict)
+            self.around.log.append(program, verdict, state.round)
             state.mark_wrong(trial, verdict.message or verdict.status.value)
         return verdict.ok
 
@@ -270,7 +272,16 @@ class TuningLoop:
 
     def _announce(self) -> None:
         tasks = tuple(
-            TaskInfo(s.task.name, s.key, s.task.weight, float(s.task.flop)) for s in self.states
+            TaskInfo(
+                name=s.task.name,
+                key=s.key,
+                weight=s.task.weight,
+                flop=float(s.task.flop),
+                trials=s.measured,
+                failures=s.failures,
+                best=s.seconds,
+            )
+            for s in self.states
         )
         measured = sum(s.measured for s in self.states)
         failures = sum(s.failures for s in self.states)
@@ -308,51 +319,54 @@ class TuningLoop:
 
     def _settle(self, state: TaskState, trial: Trial) -> None:
         """The last trial before an interruption may have been a new best without its check."""
-        if state.best is trial and trial.candidate.steps not in state.confirmed:
+        if state.best is trial and not state.is_confirmed(trial):
             self._check(state, trial)
 
     def _confirm_winners(self) -> None:
         """Time the best of every task again, beside what is close behind: luck must not win."""
         for state in self.states:
-            if self.around.stop() or self._late():
-                return
-            close = [t for t in close_behind(state) if t.candidate.steps not in state.confirmed]
-            close = [t for t in close if t is state.best or self._check(state, t)]
-            if not close:
-                continue
-            programs = [self._program(state, t.candidate) for t in close]
-            again = self.around.measurer.remeasure(programs)
-            for trial, program, result in zip(close, programs, again, strict=True):
-                self.around.log.append(program, result)
-                _amend(state, trial, result)
+            for _ in range(MOST_RETIMINGS):
+                if self.around.stop() or self._late():
+                    return
+                doubtful = [t for t in close_behind(state) if not state.is_confirmed(t)]
+                if not doubtful:
+                    break
+                self._retime(state, [t for t in doubtful if self._checked(state, t)])
+
+    def _checked(self, state: TaskState, trial: Trial) -> bool:
+        """The best was checked when it was measured; what was never the best is checked now."""
+        return trial is state.best or self._check(state, trial)
+
+    def _retime(self, state: TaskState, trials: Sequence[Trial]) -> None:
+        programs = [self._program(state, t.candidate) for t in trials]
+        again = self.around.measurer.remeasure(programs) if programs else []
+        for trial, program, result in zip(trials, programs, again, strict=True):
+            self.around.log.append(program, result, state.round)
+            _amend(state, trial, result)
 
     def _late(self) -> bool:
         return self.options.limit_seconds is not None and self.spent >= self.options.limit_seconds
 
 
 def _amend(state: TaskState, trial: Trial, result: Measurement) -> None:
-    """A second result for a known program: a check that failed, or another timing."""
-    if result.status is Status.WRONG_RESULT:
-        state.mark_wrong(trial, result.message or result.status.value)
-    elif result.time is not None and result.ok:
+    """A second result of a known program: a check that failed, or another timing."""
+    if result.ok and result.time is not None:
         state.confirmed[trial.candidate.steps] = result.time
+    else:
+        state.mark_wrong(trial, result.message or result.status.value)
 
 
 def close_behind(state: TaskState) -> list[Trial]:
-    """The best trials of a task that repeated timing could still reorder, best first."""
+    """The best trials of a task that more timing could still reorder, best first."""
     good = [t for t in state.trials if t.ran and t.result.ok]
-    ranked = sorted(good, key=lambda t: t.seconds or 0.0)[:MOST_RETIMED]
-    return [t for t in ranked if (t.seconds or 0.0) <= CLOSE_BEHIND * (ranked[0].seconds or 0.0)]
+    ranked = sorted(good, key=state.latest)[:MOST_RETIMED]
+    return [t for t in ranked if state.latest(t) <= CLOSE_BEHIND * state.latest(ranked[0])]
 
 
 def winner(state: TaskState) -> tuple[tuple[Step, ...], float] | None:
-    """Steps and seconds of the best program: the last timing of each counts."""
+    """Steps and seconds of the best program: the last timing of each counts, as in the log."""
     close = close_behind(state)
-    if not close:
-        return None
-    timed = [(state.confirmed.get(t.candidate.steps, t.seconds or 0.0), t) for t in close]
-    seconds, trial = min(timed, key=lambda pair: pair[0])
-    return trial.candidate.steps, seconds
+    return (close[0].candidate.steps, state.latest(close[0])) if close else None
 
 
 def latency(states: Sequence[TaskState], seconds: Sequence[float | None]) -> float | None:

@@ -60,12 +60,16 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A program worth measuring. ``sketch`` is -1 for steps that no sketch closes to."""
+    """A program worth measuring. ``sketch`` is -1 for steps that no sketch closes to.
+
+    ``program``: equal for equal programs (see :data:`ProgramKey`).
+    """
 
     steps: Steps
     sketch: int
     row: tuple[int, ...]
     origin: str  # default | transfer | random | model | neighbour | log
+    program: Steps
 
     @property
     def choices(self) -> NDArray[np.int32]:
@@ -148,7 +152,7 @@ class TaskSearch:
             row = close_row(sketch, steps)
             if row is not None and self._program_key(sketch, row) == steps:
                 return self._made(s, row, origin)
-        return Candidate(steps, -1, (), origin)
+        return Candidate(steps, -1, (), origin, steps)
 
     def suggest(self, sketch_name: str, values: dict[str, tuple[int, ...]]) -> None:
         """Try what worked in a similar task: ``values`` per knob name, to the nearest choices."""
@@ -167,7 +171,7 @@ class TaskSearch:
     def observe(self, candidates: Sequence[Candidate], seconds: Sequence[float | None]) -> None:
         """Learn what ``candidates`` took; ``None`` for a failure."""
         for candidate, took in zip(candidates, seconds, strict=True):
-            self._programs.add(self._key(candidate))
+            self._programs.add(candidate.program)
             if candidate.sketch >= 0:
                 self._seen[candidate.sketch].add(candidate.choices.tobytes())
             if took is not None:
@@ -201,12 +205,9 @@ class TaskSearch:
         return round(n * settings.finish_share) if enough else 0
 
     def _made(self, s: int, row: NDArray[np.int32], origin: str) -> Candidate:
-        return Candidate(self.space.sketches[s].close(row), s, tuple(row.tolist()), origin)
-
-    def _key(self, candidate: Candidate) -> Steps:
-        if candidate.sketch < 0:
-            return candidate.steps
-        return self._program_key(self.space.sketches[candidate.sketch], candidate.choices)
+        sketch = self.space.sketches[s]
+        program = self._program_key(sketch, row)
+        return Candidate(sketch.close(row), s, tuple(row.tolist()), origin, program)
 
     def _active(self, rng: np.random.Generator) -> list[int]:
         """Sketches worth evolving this round: those of the best measured, the rest by chance.
@@ -308,9 +309,8 @@ class _Batch:
         self._keys = set(search._programs)
 
     def add(self, candidate: Candidate) -> None:
-        key = self._search._key(candidate)
-        if len(self.candidates) < self._limit and key not in self._keys:
-            self._keys.add(key)
+        if len(self.candidates) < self._limit and candidate.program not in self._keys:
+            self._keys.add(candidate.program)
             self.candidates.append(candidate)
 
     def take(self, pool: _Pool, until: int, origin: str, distance: int) -> None:

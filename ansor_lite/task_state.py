@@ -91,6 +91,14 @@ class TaskState:
         self._by_steps[trial.candidate.steps] = trial
         self._count(trial)
 
+    def is_confirmed(self, trial: Trial) -> bool:
+        """Whether the trial has been timed again."""
+        return trial.candidate.steps in self.confirmed
+
+    def latest(self, trial: Trial) -> float:
+        """Seconds of a trial that ran, by its last timing."""
+        return self.confirmed.get(trial.candidate.steps, trial.result.time or 0.0)
+
     def mark_wrong(self, trial: Trial, message: str) -> None:
         """The check of a trial failed: it is a failure from now on."""
         trial.wrong = message
