@@ -15,7 +15,8 @@ import os
 import pstats
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 whatever the rate, 2 for bad input."""
     arguments = _parser().parse_args(argv)
     try:
-        model = resolve_model(arguments.model, arguments.model_dir)
-        tasks = convolutions(model)[: arguments.tasks]
+        path = resolve_model(arguments.model, arguments.model_dir)
+        tasks = convolutions(path)[: arguments.tasks]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _use_one_core()
     hardware = native(arguments.threads).hardware()
-    searches = [_search(task, hardware, arguments.observed, arguments.seed) for task in tasks]
-    booster = _fit([s for s, _ in searches], tasks, hardware, arguments.trees, arguments.seed)
     profiler = cProfile.Profile() if arguments.profile else None
-    spent = [
-        _propose(search, cost, booster, hardware, arguments, profiler) for search, cost in searches
-    ]
+    with _one_core():
+        found = [_search(task, hardware, arguments.observed, arguments.seed) for task in tasks]
+        searches = [search for search, _ in found]
+        model = _fit(searches, tasks, hardware, arguments.trees, arguments.seed)
+        spent = [
+            _propose(search, cost, model, hardware, arguments, profiler) for search, cost in found
+        ]
     _report(tasks, spent, arguments, profiler)
     return 0
 
@@ -128,9 +130,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _use_one_core() -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Keep this process on one core, where the system lets it."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 Cost = Callable[[Candidate], float]
@@ -181,7 +192,7 @@ def _propose(
     arguments: argparse.Namespace,
     profiler: cProfile.Profile | None,
 ) -> Spent:
-    """Some rounds of proposing and observing; what scoring took. The first call is not counted."""
+    """Some rounds of proposing and observing; what scoring took."""
     spent = Spent()
     rng = np.random.default_rng(arguments.seed + 1)
 

@@ -98,8 +98,10 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
 
 
 def run_command(name: str, *words: object, quiet: bool = False) -> subprocess.CompletedProcess[str]:
-    """``tune-model`` or ``ansor-lite`` in a child process, installed or not; ``quiet`` keeps what it
-    prints in the result."""
+    """``tune-model`` or ``ansor-lite`` in a child process, installed or not.
+
+    ``quiet``: what it prints is in the result instead of on the terminal.
+    """
     program = f"import sys; from ansor_lite.cli import {COMMANDS[name]} as f; sys.exit(f())"
     arguments = [sys.executable, "-c", program, *map(str, words)]
     return subprocess.run(arguments, capture_output=quiet, text=True, check=False)

@@ -3,13 +3,13 @@
 ``python -m benchmarks.replay --model light_squeezenet --model-dir DIR --seconds 30``
 
 Tunes briefly, compiles twice from the log in fresh processes, and compares the digests of all
-kernel sources. Then the log loses the records of one task: ``--strict`` must name it and exit with 2.
+kernel sources. Then the log loses the records of one task: ``--strict`` must name it and exit
+with 2.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 import tempfile
 import time
@@ -63,60 +63,42 @@ def replayed(model: Path, folder: Path, arguments: argparse.Namespace) -> dict[s
     """What was checked, with the sizes involved."""
     from ansor_lite.records import read
 
-    log, threads = folder / "log.jsonl", ("--threads", arguments.threads)
+    threads = ("--threads", arguments.threads)
+
+    def run(name: str, log: Path, output: Path, *words: object) -> CompletedProcess[str]:
+        options = ("--log", log, "-o", output, *threads, *words)
+        return run_command(*name.split(), model, *options, quiet=True)
+
+    log, shortened = folder / "log.jsonl", folder / "shortened.jsonl"
+    modules = [folder / f"{i}.so" for i in range(3)]
     budget = ("--time", arguments.seconds, "--seed", arguments.seed)
-    _succeed(
-        run_command(
-            "tune-model", model, "--log", log, "-o", folder / "0.so", *threads, *budget, quiet=True
-        )
-    )
-    digest = hashlib.sha256(log.read_bytes()).hexdigest()
-    seconds, strict = [], []
-    for path in (folder / "1.so", folder / "2.so"):
+    _succeed(run("tune-model", log, modules[0], *budget))
+    before, seconds = log.read_bytes(), []
+    for module in modules[1:]:
         start = time.perf_counter()
-        done = run_command(
-            "ansor-lite", "compile", model, "--log", log, "-o", path, *threads, quiet=True
-        )
+        _succeed(run("ansor-lite compile", log, module))
         seconds.append(time.perf_counter() - start)
-        _succeed(done)
-    manifests = [read_manifest(folder / f"{i}.so") for i in range(3)]
+    manifests = [read_manifest(module) for module in modules]
     sources = [[(k.symbol, k.source) for k in m.kernels] for m in manifests]
-    unchanged = digest == hashlib.sha256(log.read_bytes()).hexdigest()
-    records = read(log)
     tuned = [k for k in manifests[0].kernels if k.tuned]
     if not tuned:
         raise AnsorLiteError("nothing was tuned: give more --seconds")
-    shortened = folder / "shortened.jsonl"
     _without(log, shortened, tuned[-1].key)
-    for source in (log, shortened):
-        path = folder / f"{source.stem}.strict.so"
-        done = run_command(
-            "ansor-lite",
-            "compile",
-            model,
-            "--log",
-            source,
-            "-o",
-            path,
-            "--strict",
-            *threads,
-            quiet=True,
-        )
-        strict.append((done, path))
-    refused, nothing = strict[1]
+    accepted = run("ansor-lite compile", log, folder / "strict.so", "--strict")
+    refused = run("ansor-lite compile", shortened, folder / "refused.so", "--strict")
     return {
         "checks": {
-            "zero trials: the log is unchanged, byte for byte": unchanged,
-            "kernels of both replays have equal sources": sources[1] == sources[2],
-            "... and those that tuning compiled": sources[1] == sources[0],
-            "--strict accepts a complete log": strict[0][0].returncode == 0,
+            "zero trials: the log is unchanged, byte for byte": before == log.read_bytes(),
+            "both replays have kernels of equal source": sources[1] == sources[2],
+            "... those that tuning compiled": sources[1] == sources[0],
+            "--strict accepts the complete log": accepted.returncode == 0,
             "--strict refuses a missing task with exit code 2": refused.returncode == 2,
             "... names it": tuned[-1].name in refused.stderr,
-            "... and writes no module": not nothing.exists(),
+            "... and writes no module": not (folder / "refused.so").exists(),
         },
         "kernels": len(manifests[0].kernels),
         "tuned_kernels": len(tuned),
-        "records": len(records),
+        "records": len(read(log)),
         "compile_seconds": seconds,
     }
 

@@ -63,7 +63,11 @@ class Runtime:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()
+        try:
+            self._answer()
+        except RuntimeFailure:
+            self.close()
+            raise
 
     def seconds(self, runs: int) -> list[float]:
         """Seconds of each of ``runs`` inferences, after untimed ones that wake the threads."""
