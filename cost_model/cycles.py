@@ -132,82 +132,69 @@ def _redundancy(st: Statement, written: int) -> F32:
     return result
 
 
-def register_rows(st: Statement, tile: Register) -> F32:
+def register_rows(st: Statement, tile: Register, out: F32) -> None:
     """Group ``register`` of the table."""
     registers = np.float32(st.hardware.vector_registers)
     operations = sum(st.nest.operations.values()) * tile.tile_iterations * tile.packing
     loads = tile.loads_vector + tile.loads_broadcast + tile.loads_gather
-    used = tile.packing * st.vector * tile.lanes
-    return np.stack(
-        [
-            tile.tile_iterations,
-            tile.tile_executions,
-            tile.accumulators,
-            16 * tile.accumulators / registers,
-            tile.loads_vector,
-            tile.loads_broadcast,
-            tile.loads_gather,
-            tile.spilled,
-            16 * operations / np.maximum(loads, 1),
-            tile.reduction,
-            tile.shared,
-            tile.shared_vectors,
-            16 * tile.pressure / registers,
-            tile.chain,
-            16 * tile.latency,
-            st.vector,
-            16 * st.vector / tile.lanes,
-            16 * (1 - st.vector / used),
-            operations,
-        ]
-    )
+    out[0] = tile.tile_iterations
+    out[1] = tile.tile_executions
+    out[2] = tile.accumulators
+    out[3] = 16 * tile.accumulators / registers
+    out[4] = tile.loads_vector
+    out[5] = tile.loads_broadcast
+    out[6] = tile.loads_gather
+    out[7] = tile.spilled
+    out[8] = 16 * operations / np.maximum(loads, 1)
+    out[9] = tile.reduction
+    out[10] = tile.shared
+    out[11] = tile.shared_vectors
+    out[12] = 16 * tile.pressure / registers
+    out[13] = tile.chain
+    out[14] = 16 * tile.latency
+    out[15] = st.vector
+    out[16] = 16 * st.vector / tile.lanes
+    out[17] = 16 * (1 - 1 / (tile.packing * tile.lanes))
+    out[18] = operations
 
 
-def parallel_rows(st: Statement) -> F32:
+def parallel_rows(st: Statement, out: F32) -> None:
     """Group ``parallel`` of the table."""
     threads = np.float32(st.hardware.threads)
     tasks = _tasks(st)
-    return np.stack(
-        [
-            tasks,
-            16 * tasks / threads,
-            16 * np.ceil(tasks / threads) * threads / tasks,
-            _launches(st),
-            st.iterations / tasks,
-            np.minimum(tasks, threads),
-        ]
-    )
+    out[0] = tasks
+    out[1] = 16 * tasks / threads
+    out[2] = 16 * np.ceil(tasks / threads) * threads / tasks
+    out[3] = _launches(st)
+    out[4] = st.iterations / tasks
+    np.minimum(tasks, threads, out=out[5])
 
 
 def _tasks(st: Statement) -> F32:
-    found = [d for d, loop in enumerate(st.nest.loops) if loop.annotation == "parallel"]
-    tasks: F32 = st.extents[found].prod(axis=0)
-    return tasks
+    return st.product(st.annotated("parallel"))
 
 
-def _launches(st: Statement) -> F32:
-    found = [d for d, loop in enumerate(st.nest.loops) if loop.annotation == "parallel"]
-    return st.outer[found[0]] if found else np.zeros(st.n, dtype=np.float32)
+def _launches(st: Statement) -> F32 | float:
+    found = st.annotated("parallel")
+    return st.outer[found[0]] if found else 0.0
 
 
-def cycle_rows(st: Statement, tile: Register, traffic: F32) -> F32:
+def cycle_rows(st: Statement, tile: Register, traffic: F32, out: F32) -> None:
     """Group ``cycles`` of the table; ``traffic [3, N]``: bytes into L1, L2 and L3."""
     costs = FLOAT_CYCLES if st.nest.is_float else INT_CYCLES
     each = np.float32(sum(costs[op] * count for op, count in st.nest.operations.items()))
     threads = np.float32(st.hardware.threads)
     tasks = _tasks(st)
     share = np.ceil(tasks / threads) / tasks  # of all work, done by the busiest thread
-    compute = each * st.iterations * tile.packing * tile.latency * share
-    load = _load_cycles(st, tile) * share
-    overhead = TILE_CYCLES * tile.tile_executions * share + LAUNCH_CYCLES * _launches(st)
-    memory_share = np.maximum(share, np.float32(1 / MEMORY_THREADS))
-    bandwidth = np.array(BYTES_PER_CYCLE, dtype=np.float32)[:, None]
-    moved = traffic / bandwidth * np.stack([share, share, memory_share])
-    parts = np.concatenate([np.stack([compute, load, overhead]), moved])
-    largest = parts.max(axis=0)
-    total = largest + np.float32(1 - OVERLAP) * (parts.sum(axis=0) - largest)
-    rows: F32 = np.concatenate([parts, total[None], _ideal(st, tile, each)[None]])
-    return rows
+    out[0] = each * st.iterations * tile.packing * tile.latency * share
+    out[1] = _load_cycles(st, tile) * share
+    out[2] = TILE_CYCLES * tile.tile_executions * share + LAUNCH_CYCLES * _launches(st)
+    np.divide(traffic, np.array(BYTES_PER_CYCLE, dtype=np.float32)[:, None], out=out[3:6])
+    out[3:5] *= share
+    out[5] *= np.maximum(share, np.float32(1 / MEMORY_THREADS))
+    largest = out[:6].max(axis=0)
+    out[6] = largest + np.float32(1 - OVERLAP) * (out[:6].sum(axis=0) - largest)
+    out[7] = _ideal(st, tile, each)
 
 
 def _load_cycles(st: Statement, tile: Register) -> F32:

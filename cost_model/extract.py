@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.cycles import Register, cycle_rows, parallel_rows, register, register_rows
+from cost_model.cycles import cycle_rows, parallel_rows, register, register_rows
 from cost_model.features import (
     ACCESS_FEATURES,
     ACCESSES,
     ANNOTATIONS,
     CURVE,
     FEATURES,
+    GROUPS,
     LOGGED,
     MODES,
     OPERATION_CLASSES,
@@ -27,6 +28,8 @@ from schedules.hardware import Hardware
 from schedules.nest import ProgramNest, StageNest
 
 TINY = np.float32(1e-6)
+NEAR = np.float32(1e-4)
+CURVE_AT = np.linspace(0, 1, CURVE, dtype=np.float32)[:, None]
 
 
 def features(nest: ProgramNest, hardware: Hardware) -> NDArray[np.float32]:
@@ -34,59 +37,45 @@ def features(nest: ProgramNest, hardware: Hardware) -> NDArray[np.float32]:
 
     Estimated quantities (cycles) rank programs; they are no predictions of time.
     """
-    serial = _serial_depths(nest)
-    described = [
-        _Description(statement(stage, nest.n, hardware), depths)
-        for stage, depths in zip(nest.stages, serial, strict=True)
-    ]
-    cycles = np.stack([d.cycles[-2:] for d in described])  # [S, 2, N]
-    program = cycles.sum(axis=0)
-    result = np.empty((nest.n, len(described), len(FEATURES)), dtype=np.float32)
-    block = np.empty((len(FEATURES), nest.n), dtype=np.float32)
-    for s, description in enumerate(described):
-        description.fill(block, program, len(described))
-        result[:, s] = block.T
-    return result
+    blocks = np.empty((len(nest.stages), len(FEATURES), nest.n), dtype=np.float32)
+    for block, stage, serial in zip(blocks, nest.stages, _serial_depths(nest), strict=True):
+        _describe(statement(stage, nest.n, hardware), serial, block)
+    _relate(blocks)
+    logged, ratios = blocks[:, :LOGGED], blocks[:, LOGGED:]
+    logged += 1
+    np.log2(logged, out=logged)
+    np.log2(np.maximum(ratios, TINY, out=ratios), out=ratios)
+    return np.ascontiguousarray(blocks.transpose(2, 0, 1))
 
 
-class _Description:
-    """The rows of one statement, and of them the estimated cycles, which the program sums."""
+def _describe(st: Statement, serial: list[int | None], block: F32) -> None:
+    """Fill ``block [F, N]`` of one statement, all but what needs the other statements."""
+    tile = register(st)
+    fit, traffic = _traffic(st)
+    total = traffic.sum(axis=1)
+    _operation_rows(st, block[GROUPS["operations"]])
+    _loop_rows(st, block[GROUPS["loops"]])
+    _access_rows(st, serial, traffic, tile.elements, block[GROUPS["access"]])
+    _curve_rows(st, block[GROUPS["curves"]])
+    _allocation_rows(st, block[GROUPS["allocation"]])
+    _chain_rows(st, tile.redundancy, block[GROUPS["chain"]])
+    register_rows(st, tile, block[GROUPS["register"]])
+    parallel_rows(st, block[GROUPS["parallel"]])
+    _cache_rows(st, total, fit, block[GROUPS["cache"]])
+    cycle_rows(st, tile, total, block[GROUPS["cycles"]])
+    _fit_rows(st, total, block[GROUPS["fit"]])
 
-    def __init__(self, st: Statement, serial: list[int | None]) -> None:
-        self.st = st
-        self.register: Register = register(st)
-        self.fit, self.traffic = _traffic(st)
-        total = self.traffic.sum(axis=1)
-        self.cycles: F32 = cycle_rows(st, self.register, total)
-        self.rows = [
-            _operation_rows(st),
-            _loop_rows(st),
-            _access_rows(st, serial, self.traffic, self.register.elements),
-            _curve_rows(st),
-            _allocation_rows(st),
-            _chain_rows(st, self.register.redundancy),
-            register_rows(st, self.register),
-            parallel_rows(st),
-            _cache_rows(st, total, self.fit),
-            self.cycles,
-        ]
-        self.ratios = _fit_rows(st, total)
 
-    def fill(self, block: F32, program: F32, statements: int) -> None:
-        """Write all rows into ``block [F, N]``; ``program [2, N]``: cycles and ideal cycles."""
-        estimate, ideal = self.cycles[-2:]
-        logged = block[:LOGGED]
-        np.concatenate(self.rows, axis=0, out=logged[:-3])
-        logged[-3:-1] = program
-        logged[-1] = statements
-        ratios = block[LOGGED:]
-        ratios[:-3] = self.ratios
-        np.divide(ideal, estimate, out=ratios[-3])
-        np.divide(program[1], program[0], out=ratios[-2])
-        np.divide(estimate, program[0], out=ratios[-1])
-        logged += 1
-        np.log2(logged, out=logged)
-        np.log2(np.maximum(ratios, TINY, out=ratios), out=ratios)
+def _relate(blocks: F32) -> None:
+    """Fill the columns of ``blocks [S, F, N]`` that compare a statement with its program."""
+    cycles = blocks[:, GROUPS["cycles"]][:, -2:]  # estimate and lower bound
+    program = blocks[:, GROUPS["program"]]
+    program[:, :2] = cycles.sum(axis=0)
+    program[:, 2] = len(blocks)
+    fit = blocks[:, GROUPS["fit"]]
+    np.divide(cycles[:, 1], cycles[:, 0], out=fit[:, -3])
+    np.divide(program[:, 1], program[:, 0], out=fit[:, -2])
+    np.divide(cycles[:, 0], program[:, 0], out=fit[:, -1])
 
 
 def _serial_depths(nest: ProgramNest) -> list[list[int | None]]:
@@ -111,40 +100,41 @@ def _shared(a: list[tuple[str, str, int]], b: list[tuple[str, str, int]]) -> int
     return count
 
 
-def _operation_rows(st: Statement) -> F32:
+def _operation_rows(st: Statement, out: F32) -> None:
     counts = st.nest.operations
     typed = [float(counts.get(op, 0)) for op in OPERATION_CLASSES]
     zero = [0.0] * len(typed)
     both = [*typed, *zero] if st.nest.is_float else [*zero, *typed]
     both += [float(counts.get("logic", 0)), float(counts.get("select", 0))]
-    return np.array(both, dtype=np.float32)[:, None] * st.iterations
+    np.multiply(np.array(both, dtype=np.float32)[:, None], st.iterations, out=out)
 
 
-def _loop_rows(st: Statement) -> F32:
+def _loop_rows(st: Statement, out: F32) -> None:
     positions = _positions(st.nest)
-    rows = np.zeros((len(ANNOTATIONS), 3 + len(POSITIONS), st.n), dtype=np.float32)
-    for i, annotation in enumerate(ANNOTATIONS):
-        found = [d for d, loop in enumerate(st.nest.loops) if loop.annotation == annotation]
-        if found:
-            rows[i, 0] = st.long[found].sum(axis=0, dtype=np.uint8)
-            rows[i, 1] = st.extents[found].prod(axis=0)
-            rows[i, 2] = st.extents[found[-1]]
+    out[:] = 0
+    rows = out.reshape(len(ANNOTATIONS), 3 + len(POSITIONS), st.n)
+    for annotation, row in zip(ANNOTATIONS, rows, strict=True):
+        found = st.annotated(annotation)
+        for d in found:
+            row[0] += st.long[d]
+        row[1] = st.product(found)
+        row[2] = st.extents[found[-1]] if found else 0
         kinds = {positions[d] for d in found}
         name = kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "none"
-        present = rows[i, 1] > 1
-        rows[i, 3 + POSITIONS.index(name)] = present
-        rows[i, 3] += ~present
-    return rows.reshape(-1, st.n)
+        present = row[1] > 1
+        row[3 + POSITIONS.index(name)] = present
+        row[3] += ~present
 
 
 def _positions(nest: StageNest) -> list[str]:
     """Where every loop stands among the loops of its kind: ``inner_spatial``..."""
-    result = []
-    for d, loop in enumerate(nest.loops):
-        same = [i for i, other in enumerate(nest.loops) if other.kind == loop.kind]
-        place = "inner" if d == same[-1] else "outer" if d == same[0] else "middle"
-        result.append(f"{place}_{loop.kind}")
-    return result
+    kinds = [loop.kind for loop in nest.loops]
+    first = {kind: kinds.index(kind) for kind in kinds}
+    last_of = {kind: d for d, kind in enumerate(kinds)}
+    return [
+        f"{'inner' if d == last_of[kind] else 'outer' if d == first[kind] else 'middle'}_{kind}"
+        for d, kind in enumerate(kinds)
+    ]
 
 
 def _traffic(st: Statement) -> tuple[Index, F32]:
@@ -161,16 +151,16 @@ def _traffic(st: Statement) -> tuple[Index, F32]:
     kept = st.at_each(st.touched, inside) == st.at_each(st.touched, outside)
     place = np.where(kept, outside, inside)  # [3, A, N]
     lines = st.at_each(st.lines, place)
-    executions = st.outer.reshape(-1).take(place * st.n + np.arange(st.n))
+    executions = st.at(st.outer, place)
     weight = [[1.0 if a.mode == "read" else 2.0] for a in st.nest.accesses]
     scale = np.array(weight, dtype=np.float32) * np.float32(hw.cache_line_bytes)
     return fit, lines * executions * scale
 
 
 def _access_rows(
-    st: Statement, serial: list[int | None], traffic: F32, register_elements: F32
-) -> F32:
-    """The best-ranked accesses, ``[ACCESSES * features, N]``; missing ones are zero."""
+    st: Statement, serial: list[int | None], traffic: F32, register_elements: F32, out: F32
+) -> None:
+    """The best-ranked accesses; missing ones are zero."""
     width = len(ACCESS_FEATURES)
     count = len(st.nest.accesses)
     block = np.empty((count, width, st.n), dtype=np.float32)
@@ -193,7 +183,7 @@ def _access_rows(
     block[:, 21] = step
     block[:, 22] = register_elements
     block[:, 23:26] = traffic.transpose(1, 0, 2)
-    return _ranked(st, block)
+    _rank(st, block, out.reshape(ACCESSES, width, st.n))
 
 
 def _fill_reuse(st: Statement, serial: list[int | None], block: F32) -> Index:
@@ -204,15 +194,13 @@ def _fill_reuse(st: Statement, serial: list[int | None], block: F32) -> Index:
     shared = np.array([[s if s is not None else 0] for s in serial])
     has_other = np.array([[s is not None] for s in serial])
     depth = np.where(loop, still, shared)
-    index = depth * st.n + np.arange(st.n)
     block[:, 7] = loop
     block[:, 8] = ~loop & has_other
     block[:, 9] = ~loop & ~has_other
     used = block[:, 7] + block[:, 8]
-    block[:, 10] = st.inner.reshape(-1).take(index) * used
-    block[:, 11] = st.footprint.reshape(-1).take(index) * used
-    before = np.maximum(depth - 1, 0) * st.n + np.arange(st.n)
-    extent = st.outer.reshape(-1).take(index) / st.outer.reshape(-1).take(before)
+    block[:, 10] = st.at(st.inner, depth) * used
+    block[:, 11] = st.at(st.footprint, depth) * used
+    extent = st.at(st.outer, depth) / st.at(st.outer, np.maximum(depth - 1, 0))
     block[:, 12] = np.where(loop, extent, np.where(has_other, np.float32(1), np.float32(0.5)))
     return last(changed, axis=1)
 
@@ -221,69 +209,73 @@ def _stride(st: Statement, moving: Index) -> F32:
     """Stride in the innermost loop that moves each access, ``[A, N]``; 0 when none does."""
     result = np.zeros((len(st.nest.accesses), st.n), dtype=np.float32)
     if st.depth:
-        base = np.arange(st.n) * st.depth
+        base = st.column * st.depth
         for a, access in enumerate(st.nest.accesses):
             place = np.maximum(moving[a] - 1, 0)
             result[a] = access.stride.reshape(-1).take(base + place)
     return np.abs(result, out=result) * (moving > 0)
 
 
-def _ranked(st: Statement, block: F32) -> F32:
-    """``block [A, W, N]`` with accesses in order of lines, then bytes, cut to ``ACCESSES``."""
+def _rank(st: Statement, block: F32, out: F32) -> None:
+    """``block [A, W, N]`` in order of lines, then bytes, into ``out [ACCESSES, W, N]``."""
     width, n = block.shape[1:]
     by_bytes = np.argsort([-a.element_bytes for a in st.nest.accesses], kind="stable")
     order = by_bytes[np.argsort(-block[by_bytes, 5], axis=0, kind="stable")][:ACCESSES]
     kept = len(order)
-    result = np.zeros((ACCESSES, width, n), dtype=np.float32)
+    out[kept:] = 0
     if (order == order[:, :1]).all():
-        result[:kept] = block[order[:, 0]]
+        for rank, access in enumerate(order[:, 0]):
+            out[rank] = block[access]
     else:
         within = np.arange(width * n).reshape(width, n)
-        np.take(block.reshape(-1), order[:, None] * (width * n) + within, out=result[:kept])
-    return result.reshape(-1, n)
+        block.reshape(-1).take(order[:, None] * (width * n) + within, out=out[:kept], mode="clip")
 
 
-def _curve_rows(st: Statement) -> F32:
+def _curve_rows(st: Statement, out: F32) -> None:
     """Intensity and footprint, interpolated on logarithmic scales."""
     position = np.log2(st.inner)  # [D + 1, N], falls with depth
     value = np.log2(st.footprint)
-    at = np.linspace(0, 1, CURVE, dtype=np.float32)[:, None] * position[0]
-    above = position[None] > (at + TINY * 100)[:, None]
+    at = CURVE_AT * position[0]
+    above = position[None] > (at + NEAR)[:, None]
     low = above.view(np.uint8).sum(axis=1, dtype=np.uint8).astype(np.int64)
-    index = np.minimum(low, st.depth) * st.n + np.arange(st.n)
-    before = np.maximum(index - st.n, np.arange(st.n))
-    x0, x1 = position.reshape(-1).take(index), position.reshape(-1).take(before)
-    y0, y1 = value.reshape(-1).take(index), value.reshape(-1).take(before)
+    np.minimum(low, st.depth, out=low)
+    before = np.maximum(low - 1, 0)
+    x0, x1 = st.at(position, low), st.at(position, before)
+    y0, y1 = st.at(value, low), st.at(value, before)
     share = (at - x0) / np.maximum(x1 - x0, TINY)
-    footprint = y0 + np.clip(share, 0, 1) * (y1 - y0)
+    footprint = out[CURVE:]
+    np.add(y0, np.clip(share, 0, 1, out=share) * (y1 - y0), out=footprint)
     operations = np.float32(np.log2(max(1, sum(st.nest.operations.values()))))
-    result: F32 = np.exp2(np.concatenate([operations + at - footprint, footprint]))
-    return result
+    np.subtract(at + operations, footprint, out=out[:CURVE])
+    np.exp2(out, out=out)
 
 
-def _allocation_rows(st: Statement) -> F32:
+def _allocation_rows(st: Statement, out: F32) -> None:
     place = min(st.nest.allocated_at, st.depth)
-    size = st.nest.allocated_bytes.astype(np.float32)
-    outer, inner = st.outer[place], st.inner[place]
-    return np.stack([size, size * outer, outer, inner])
+    out[0] = st.nest.allocated_bytes
+    out[2] = st.outer[place]
+    out[3] = st.inner[place]
+    np.multiply(out[0], out[2], out=out[1])
 
 
-def _chain_rows(st: Statement, redundancy: F32) -> F32:
-    loops = st.long.sum(axis=0, dtype=np.uint8)
-    return np.stack([st.iterations, loops, 16 * redundancy])
+def _chain_rows(st: Statement, redundancy: F32, out: F32) -> None:
+    out[0] = st.iterations
+    out[1] = st.long.sum(axis=0, dtype=np.uint8)
+    out[2] = 16 * redundancy
 
 
-def _cache_rows(st: Statement, traffic: F32, fit: Index) -> F32:
+def _cache_rows(st: Statement, traffic: F32, fit: Index, out: F32) -> None:
     """``traffic [3, N]``, ``fit [3, N]``: bytes and iterations, cache by cache."""
-    inside = st.inner.reshape(-1).take(fit * st.n + np.arange(st.n))
-    return np.stack([traffic, inside], axis=1).reshape(-1, st.n)
+    out[0::2] = traffic
+    out[1::2] = st.at(st.inner, fit)
 
 
-def _fit_rows(st: Statement, traffic: F32) -> F32:
+def _fit_rows(st: Statement, traffic: F32, out: F32) -> None:
     """Footprints over cache sizes, and traffic per operation."""
     hw = st.hardware
-    sizes = np.array([hw.l1_bytes, hw.l2_bytes, hw.l3_bytes], dtype=np.float32)
-    points = np.stack([st.at(st.footprint, st.chain), st.footprint[st.task], st.footprint[0]])
-    shares = (points[:, None] / sizes[:, None]).reshape(-1, st.n)
+    sizes = np.array([[hw.l1_bytes], [hw.l2_bytes], [hw.l3_bytes]], dtype=np.float32)
+    np.divide(st.at(st.footprint, st.chain), sizes, out=out[0:3])
+    np.divide(st.footprint[st.task], sizes, out=out[3:6])
+    np.divide(st.footprint[0], sizes, out=out[6:9])
     operations = np.float32(max(1, sum(st.nest.operations.values())))
-    return np.concatenate([shares, traffic / (operations * st.iterations)])
+    np.divide(traffic, operations * st.iterations, out=out[9:12])

@@ -204,6 +204,13 @@ def _table() -> tuple[Feature, ...]:
 FEATURES: tuple[Feature, ...] = _table()
 NAMES: tuple[str, ...] = tuple(f.name for f in FEATURES)
 COLUMN: dict[str, int] = {name: i for i, name in enumerate(NAMES)}
+GROUPS: dict[str, slice] = {
+    group: slice(
+        next(i for i, f in enumerate(FEATURES) if f.group == group),
+        1 + max(i for i, f in enumerate(FEATURES) if f.group == group),
+    )
+    for group in dict.fromkeys(f.group for f in FEATURES)
+}
 LOGGED: int = sum(f.scale == LOG1 for f in FEATURES)  # these come first
 
 

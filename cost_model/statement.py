@@ -35,6 +35,7 @@ class Statement:
     nest: StageNest
     hardware: Hardware
     n: int
+    column: Index  # [N], 0 to N - 1
     extents: F32
     long: Mask  # [D, N], extent > 1
     outer: F32
@@ -60,15 +61,26 @@ class Statement:
         whole: F32 = self.inner[0]
         return whole
 
+    def annotated(self, annotation: str) -> list[int]:
+        """Positions of the loops with ``annotation``."""
+        return [d for d, loop in enumerate(self.nest.loops) if loop.annotation == annotation]
+
+    def product(self, loops: list[int]) -> F32:
+        """Product of the extents of ``loops``, ``[N]``."""
+        result = np.ones(self.n, dtype=np.float32)
+        for d in loops:
+            result *= self.extents[d]
+        return result
+
     def at(self, array: F32, depth: Index) -> F32:
-        """``array[depth[n], n]`` for ``array [D + 1, N]``."""
-        flat: F32 = array.reshape(-1).take(depth * self.n + np.arange(self.n))
+        """``array[depth[..., n], n]`` for ``array [D + 1, N]``."""
+        flat: F32 = array.reshape(-1).take(depth * self.n + self.column)
         return flat
 
     def at_each(self, array: F32, depth: Index) -> F32:
         """``array[a, depth[..., a, n], n]`` for ``array [A, levels, N]``."""
         accesses, levels = array.shape[:2]
-        base = np.arange(accesses)[:, None] * (levels * self.n) + np.arange(self.n)
+        base = np.arange(accesses)[:, None] * (levels * self.n) + self.column
         picked: F32 = array.reshape(-1).take(depth * self.n + base)
         return picked
 
@@ -115,6 +127,7 @@ def statement(nest: StageNest, n: int, hardware: Hardware) -> Statement:
         nest=nest,
         hardware=hardware,
         n=n,
+        column=np.arange(n),
         extents=extents,
         long=long,
         outer=outer,
@@ -127,7 +140,7 @@ def statement(nest: StageNest, n: int, hardware: Hardware) -> Statement:
         step=step,
         chain=chain,
         task=parallel[-1] + 1 if parallel else 0,
-        vector=extents[lanes].prod(axis=0),
+        vector=np.multiply.reduce(extents[lanes], axis=0),
         vector_stride=_vector_stride(nest, lanes, n),
     )
 
