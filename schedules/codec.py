@@ -31,7 +31,9 @@ def steps_from_json(value: Json) -> tuple[Step, ...]:
 def _step(entry: Json) -> Step:
     cls = STEP_TYPES[entry[0]]
     if len(entry) != len(fields(cls)) + 1:
-        raise ScheduleError(f"step {entry[0]!r} takes {len(fields(cls))} fields, not {len(entry) - 1}")
+        raise ScheduleError(
+            f"step {entry[0]!r} takes {len(fields(cls))} fields, not {len(entry) - 1}"
+        )
     return cls(*(_frozen(v) for v in entry[1:]))
 
 
@@ -72,7 +74,10 @@ def dag_to_json(dag: ComputeDAG) -> Json:
 def dag_from_json(value: Json) -> ComputeDAG:
     """Inverse of :func:`dag_to_json`."""
     return ComputeDAG(
-        tuple(Tensor(n, tuple(shape), dtype, constant) for n, shape, dtype, constant in value["inputs"]),
+        tuple(
+            Tensor(n, tuple(shape), dtype, constant)
+            for n, shape, dtype, constant in value["inputs"]
+        ),
         tuple(
             Stage(
                 s["name"],

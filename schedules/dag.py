@@ -142,9 +142,13 @@ def canonical_text(dag: ComputeDAG) -> str:
     for stage in dag.stages:
         tensors[stage.name] = f"t{len(tensors)}"
         axes = {a.name: f"a{i}" for i, a in enumerate(stage.axes)}
-        loops = " ".join(f"{axes[a.name]}<{a.extent}{'r' if a.kind == REDUCE else ''}" for a in stage.axes)
+        loops = " ".join(
+            f"{axes[a.name]}<{a.extent}{'r' if a.kind == REDUCE else ''}" for a in stage.axes
+        )
         body = expr_text(stage.body, tensors, axes)
-        lines.append(f"{tensors[stage.name]}: {stage.dtype} {loops} = {stage.combiner or ''} {body}")
+        lines.append(
+            f"{tensors[stage.name]}: {stage.dtype} {loops} = {stage.combiner or ''} {body}"
+        )
     lines.append("outputs " + " ".join(tensors[o] for o in dag.outputs))
     return "\n".join(lines)
 
