@@ -40,6 +40,9 @@ from ansor_lite.task_state import TaskState, Trial, resembling
 from ansor_lite.tasks import Task
 from schedules.steps import Step
 
+# Programs of the first round of a task: the schedule by rule and one more. Short, so that the whole
+# network is known soon and even a small budget goes where the time is spent.
+WARM_UP = 2
 # Winners are timed again together with what is this close behind them.
 CLOSE_BEHIND = 1.1
 MOST_RETIMED = 3
@@ -77,7 +80,8 @@ class Surroundings:
 
 
 class TuningLoop:
-    """One tuning run; ``reserve``: seconds of the limit that must be left at the end."""
+    """One tuning run. Of a limit in seconds, ``reserve`` must be left at the end, and ``confirm``
+    more for timing the winners again."""
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class TuningLoop:
         around: Surroundings,
         started: float,
         reserve: float = 0.0,
+        confirm: float = 0.0,
     ) -> None:
         self.states = list(states)
         self.objective = objective
@@ -94,9 +99,10 @@ class TuningLoop:
         self.around = around
         self.started = started
         self.searching = 0.0  # seconds spent on everything but measuring
-        self._limit = None if options.limit_seconds is None else options.limit_seconds - reserve
+        limit = options.limit_seconds
+        self._end_at = None if limit is None else limit - reserve
+        self._limit = None if limit is None else limit - reserve - confirm
         self._patience = -(-options.task_patience // options.batch)
-        self._first = first_batch(options, len(self.states))
 
     # -- the run ---------------------------------------------------------------------------
 
@@ -184,7 +190,7 @@ class TuningLoop:
         return [c for c in batch if c.steps not in begun]
 
     def _batch(self, state: TaskState) -> int:
-        return self.options.batch if state.history else self._first
+        return self.options.batch if state.history else min(WARM_UP, self.options.batch)
 
     def _measure(self, state: TaskState, batch: Sequence[Candidate]) -> bool:
         """Measure and log one by one; whether the round came to its end."""
@@ -345,7 +351,7 @@ class TuningLoop:
             _amend(state, trial, result)
 
     def _late(self) -> bool:
-        return self.options.limit_seconds is not None and self.spent >= self.options.limit_seconds
+        return self._end_at is not None and self.spent >= self._end_at
 
 
 def _amend(state: TaskState, trial: Trial, result: Measurement) -> None:
@@ -383,13 +389,6 @@ def stream(seed: int, name: str, number: int) -> np.random.Generator:
     """The random stream of one round of a task: the same in every process."""
     digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
     return np.random.default_rng(np.random.SeedSequence([seed, digest, number]))
-
-
-def first_batch(options: TuningOptions, tasks: int) -> int:
-    """Size of the warm-up round: small budgets must reach every task before any is refined."""
-    if options.trials is None or not tasks:
-        return options.batch
-    return min(options.batch, max(2, options.trials // (2 * tasks)))
 
 
 def distinct(tasks: Iterable[Task]) -> list[Task]:

@@ -258,8 +258,8 @@ def tune_tasks(
         measurer, log, Learner(cost_model, target.hardware()), on_event, clock, stop
     )
     confirm = CONFIRM_SECONDS * len(states) if options.limit_seconds else 0.0
-    kept = reserve + min(confirm, 0.1 * (options.limit_seconds or 0.0))
-    loop = TuningLoop(states, reordered(goal, order), options, around, begun, kept)
+    confirm = min(confirm, 0.1 * (options.limit_seconds or 0.0))
+    loop = TuningLoop(states, reordered(goal, order), options, around, begun, reserve, confirm)
     reason = loop.run()
     result = _result(loop, reason)
     on_event(

@@ -143,7 +143,8 @@ def every_row(sketch: Sketch) -> Choices:
     shape = tuple(int(n) for n in sketch.sizes)
     if not shape:
         return np.zeros((1, 0), dtype=np.int32)
-    return np.indices(shape, dtype=np.int32).reshape(len(shape), -1).T.copy()
+    rows: Choices = np.indices(shape, dtype=np.int32).reshape(len(shape), -1).T.copy()
+    return rows
 
 
 def join(*populations: Population) -> Population:

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ansor_lite
+from ansor_lite import records, workloads
+from ansor_lite.errors import InputError, LogWriteError
+from ansor_lite.events import Event, TuningFinished, TuningWarning
+from ansor_lite.measure import FakeRunner, Status
+from ansor_lite.options import TuningOptions
+from ansor_lite.records import Log
+from ansor_lite.replay import replay
+from ansor_lite.target import Target
+from ansor_lite.tune import (
+    RecordLog,
+    TuningResult,
+    compile_reserve,
+    new_model,
+    objective_of,
+    reordered,
+    tune_tasks,
+)
+
+TARGET = Target(threads=2)
+TASKS = [workloads.matmul(48, 64, 32), workloads.matmul(64, 96, 128)]
+OPTIONS = TuningOptions(trials=40, batch=8, population=64, generations=1)
+RUN = """
+import sys
+from pathlib import Path
+from test_tune import tuned
+tuned(Path(sys.argv[1]))
+"""
+
+
+def cost(program: object) -> float:
+    return 1e-5 * (1 + sum(repr(program).encode()) % 97)
+
+
+def tuned(
+    path: Path,
+    options: TuningOptions = OPTIONS,
+    target: Target = TARGET,
+    events: list[Event] | None = None,
+) -> TuningResult:
+    runner = FakeRunner(cost, noise=0.01)
+    with Log.open(path) as log:
+        return tune_tasks(
+            TASKS,
+            target,
+            options,
+            runner.measurer(),
+            RecordLog(log, target, runner.clock),
+            new_model(options),
+            on_event=(events if events is not None else []).append,
+            clock=runner.clock,
+        )
+
+
+def test_logs_of_two_processes_are_equal_byte_for_byte(tmp_path: Path) -> None:
+    logs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    here = str(Path(__file__).parent)
+    for log, hash_seed in zip(logs, ("1", "2"), strict=True):
+        subprocess.run(
+            [sys.executable, "-c", RUN, str(log)],
+            check=True,
+            env={
+                "PYTHONPATH": f"{here}:{Path(ansor_lite.__file__).parents[1]}",
+                "PYTHONHASHSEED": hash_seed,
+            },
+        )
+    assert logs[0].read_bytes() == logs[1].read_bytes()
+    assert len(logs[0].read_bytes().splitlines()) > 40
+
+
+def test_the_result_names_what_the_log_replays(tmp_path: Path) -> None:
+    result = tuned(tmp_path / "log.jsonl")
+    found = replay(records.read(tmp_path / "log.jsonl"), TASKS, TARGET, strict=True)
+    assert {key: r.steps for key, r in found.found.items()} == result.steps
+    assert [t.seconds for t in result.tasks] == [found.found[t.task.key].time for t in result.tasks]
+
+
+def test_the_result_sums_up(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = tuned(tmp_path / "log.jsonl", events=events)
+    last = events[-1]
+    assert result.trials == 40 and result.reason == "trials"
+    assert result.before is not None and result.after is not None and result.after < result.before
+    assert isinstance(last, TuningFinished) and last.latency == result.after
+    assert result.tasks[0].task.name == TASKS[1].name  # the heaviest leads
+
+
+def test_records_say_round_and_time_of_the_tuning_clock(tmp_path: Path) -> None:
+    tuned(tmp_path / "log.jsonl")
+    mine = [r for r in records.read(tmp_path / "log.jsonl") if r.task == TASKS[0].key]
+    assert mine[0].round == 0 and max(r.round for r in mine) >= 2
+    assert [r.elapsed for r in mine] == sorted(r.elapsed for r in mine)
+    assert mine[0].target == TARGET and mine[0].host
+
+
+def test_records_of_other_threads_do_not_count(tmp_path: Path) -> None:
+    tuned(tmp_path / "log.jsonl", target=Target(threads=1))
+    events: list[Event] = []
+    result = tuned(tmp_path / "log.jsonl", events=events)
+    assert result.trials == 40
+    assert getattr(events[0], "trials", None) == 0
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    first = tuned(tmp_path / "log.jsonl")
+    before = (tmp_path / "log.jsonl").read_bytes()
+    again = tuned(tmp_path / "log.jsonl")
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    assert again.steps == first.steps and again.after == first.after
+
+
+def test_a_log_that_cannot_be_written_stops_tuning(tmp_path: Path) -> None:
+    class FullDisk(RecordLog):
+        def append(self, program, result, round):  # type: ignore[no-untyped-def]
+            if self._log.path.stat().st_size > 5000:
+                raise LogWriteError("cannot append to the log: No space left on device")
+            super().append(program, result, round)
+
+    runner = FakeRunner(cost)
+    with Log.open(tmp_path / "log.jsonl") as log, pytest.raises(LogWriteError, match="No space"):
+        measurer = runner.measurer()
+        tune_tasks(TASKS, TARGET, OPTIONS, measurer, FullDisk(log, TARGET, runner.clock))
+    assert all(r.status is Status.OK for r in records.read(tmp_path / "log.jsonl"))
+
+
+def test_a_task_no_rule_schedules_is_left_out_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ansor_lite import tune
+    from schedules.errors import ScheduleError
+
+    real = tune.default_steps
+
+    def refusing(dag, hardware):  # type: ignore[no-untyped-def]
+        if dag.key == TASKS[0].key:
+            raise ScheduleError("stage 'y' reads itself")
+        return real(dag, hardware)
+
+    monkeypatch.setattr(tune, "default_steps", refusing)
+    events: list[Event] = []
+    result = tuned(tmp_path / "log.jsonl", events=events)
+    assert [t.task.key for t in result.tasks] == [TASKS[1].key]
+    assert isinstance(events[0], TuningWarning) and "reads itself" in events[0].message
+
+
+def test_objectives_have_names() -> None:
+    weights = np.array([[1.0, 2.0]])
+    assert [objective_of(n, weights).name for n in ("latency", "geomean", "early-stop")] == [
+        "f1",
+        "f3",
+        "f4",
+    ]
+    assert objective_of("target-latency", weights, limits=np.array([1.0])).name == "f2"
+    with pytest.raises(InputError, match="latency to reach"):
+        objective_of("target-latency", weights)
+
+
+def test_a_reordered_objective_has_the_same_value_and_moved_slopes() -> None:
+    objective = objective_of("latency", np.array([[1.0, 2.0, 4.0]]))
+    moved = reordered(objective, [2, 0, 1])
+    assert moved.slope(np.zeros(3)).tolist() == [4.0, 1.0, 2.0]
+    assert moved.value(np.array([30.0, 10.0, 20.0])) == objective.value(
+        np.array([10.0, 20.0, 30.0])
+    )
+
+
+def test_compiling_has_its_share_of_the_time() -> None:
+    assert compile_reserve(TuningOptions(trials=5), 9) == 0.0
+    assert 0 < compile_reserve(TuningOptions(seconds=100), 20) < 20
+    assert compile_reserve(TuningOptions(seconds=2), 100) == 1.0
