@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # Chains of dependent multiply-adds: enough to hide a latency of four cycles in two units.
 CHAINS = 12
-FMA_STEPS = 1_000_000
+FMA_STEPS = 200_000
 COPY_BYTES = 128 * 1024 * 1024
-REPEATS = 9
+SECONDS = 0.5
 TIMEOUT_SECONDS = 60.0
 
 
@@ -94,13 +94,12 @@ def _copy_gbs(target: Target) -> float:
 
 
 def _best_seconds(call: Callable[[], Any]) -> float:
-    """The least of a few runs: disturbances only ever add time."""
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
+    """The least of many short runs: disturbances only ever add time."""
+    begun, best = time.perf_counter(), float("inf")
+    while (start := time.perf_counter()) - begun < SECONDS:
         call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def _build(function: tvm.tirx.PrimFunc, target: Target) -> Callable[..., Any]:
