@@ -134,7 +134,7 @@ CYCLE_FEATURES: tuple[tuple[str, str], ...] = (
     ("l2_cycles", "bytes into L1 / bandwidth of L2"),
     ("l3_cycles", "bytes into L2 / bandwidth of L3"),
     ("memory_cycles", "bytes into L3 / bandwidth of memory"),
-    ("cycles", "estimate: the largest of these + 0.3 x the others"),
+    ("cycles", "estimate: the largest of these + a fifth of the others"),
     ("ideal_cycles", "lower bound: the larger of full-rate arithmetic and one pass over the data"),
 )
 
