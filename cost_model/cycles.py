@@ -16,7 +16,7 @@ from cost_model.statement import F32, Statement
 
 # Cycles of one vector instruction by operation class: between CPUs with one full-width arithmetic
 # port and those with two. Fitted, like all constants here, to the order of some 500 measured
-# programs of five kinds; bandwidths are what prefetching leaves visible, not what a data sheet says.
+# programs of five kinds; bandwidths are what prefetching leaves visible, not those of a data sheet.
 FLOAT_CYCLES = {
     "mad": 0.75,
     "addsub": 0.75,
