@@ -395,10 +395,13 @@ class Follower:
                     stride += c * influence[a] * weight[:, None]
                 unit |= d == len(indices) - 1 and any(abs(c) == 1 for _, c in index.terms)
             weight = weight * size
+        touched, lines = footprint(counts, shape[::-1], element, unit, self.n, depths)
         owner = self.plan.by_name.get(tensor)
         if owner is not None and owner.attached is not None:
+            # Every iteration outside its place uses the same compact buffer again.
             stride[:, : owner.depth] = 0
-        touched, lines = footprint(counts, shape[::-1], element, unit, self.n, depths)
+            touched[:, : owner.depth] = touched[:, [owner.depth]]
+            lines[:, : owner.depth] = lines[:, [owner.depth]]
         return AccessNest(tensor, mode, element, weight * element, touched, lines, stride)
 
     def _packed_access(self, plan: StagePlan, pack: Pack, mode: str) -> AccessNest:
