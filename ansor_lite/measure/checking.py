@@ -14,7 +14,7 @@ import tvm
 from numpy.typing import NDArray
 
 from ansor_lite.measure.timing import Program, empty, parallel_reference, random_array, rng_of
-from schedules.dag import ComputeDAG
+from ansor_lite.tasks import Task
 
 # Largest deviation allowed, relative to the largest absolute value of the output.
 TOLERANCE = 1e-4
@@ -28,15 +28,15 @@ class Checking:
     ones are tried.
     """
 
-    def __init__(self, dag: ComputeDAG, key: str, target: Any) -> None:
-        self.dag = dag
+    def __init__(self, task: Task, target: Any) -> None:
+        self.dag = dag = task.dag
         reference = tvm.tirx.build(parallel_reference(dag), target=target)["main"]
         for positive in (False, True):
-            rng = rng_of(key)
+            rng = rng_of(task.key)
             self.inputs = {
                 t.name: random_array(rng, t.shape, t.dtype, positive) for t in dag.inputs
             }
-            self.expected = self._outputs(Program(key, reference, {}))
+            self.expected = self._outputs(Program(task, reference, {}))
             if all(telling(e) for e in self.expected):
                 break
 

@@ -20,6 +20,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import s_tir
 
+from ansor_lite.tasks import Task
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Read
 from schedules.lower.packing import Packing
@@ -39,9 +40,9 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled candidate of task ``key``: arguments are the inputs, then the outputs."""
+    """A compiled candidate of ``task``: arguments are the inputs, then the outputs."""
 
-    key: str
+    task: Task
     function: Any
     packs: Mapping[str, Packing]
 
@@ -49,9 +50,9 @@ class Program:
 class TimingInputs:
     """The arguments that all candidates of one task are timed with; made once."""
 
-    def __init__(self, dag: ComputeDAG, key: str) -> None:
-        self.dag = dag
-        self.rng = rng_of(key)
+    def __init__(self, task: Task) -> None:
+        self.dag = dag = task.dag
+        self.rng = rng_of(task.key)
         self.activations = {
             t.name: tvm.runtime.tensor(random_array(self.rng, t.shape, t.dtype))
             for t in dag.inputs

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,15 +21,16 @@ import tvm
 from ansor_lite import target as targets
 from ansor_lite.measure import pipes
 from ansor_lite.measure.checking import Checking
+from ansor_lite.measure.recent import Recent
 from ansor_lite.measure.timing import Program, TimingInputs, time_program, waker
+from ansor_lite.tasks import Task
 from schedules.codec import dag_from_json, steps_from_json
-from schedules.dag import ComputeDAG
 from schedules.lower import lower
 
 Message = dict[str, Any]
 PR_SET_PDEATHSIG = 1
-# Inputs of a task are as large as the task: only those of the latest few are kept.
-TASKS_KEPT = 4
+# Bytes of inputs and outputs that a worker keeps of each kind, besides those of the current task.
+KEPT_BYTES = 256 * 1024 * 1024
 # Checks of the arguments' shapes take a quarter of the time to build, and none to run.
 PASS_CONFIG = {"tirx.disable_assert": True}
 # Everything that lowering, TVM or a kernel's argument checks raise; anything else is our own bug
@@ -49,52 +49,47 @@ class Worker:
         self.tvm_target = target.tvm()
         self.wake = waker(self.tvm_target, target.threads)
         self.programs: dict[int, Program] = {}
-        self.dag = lru_cache(TASKS_KEPT)(self._dag)
-        self.timing = lru_cache(TASKS_KEPT)(self._timing)
-        self.checking = lru_cache(TASKS_KEPT)(self._checking)
-        self._texts: dict[str, Message] = {}
+        self.timing: Recent[TimingInputs] = Recent(KEPT_BYTES)
+        self.checking: Recent[Checking] = Recent(KEPT_BYTES)
+        self._latest: Task | None = None
 
     def build(self, request: Message) -> Message:
-        program = self._built(request)
+        task = self._task(request)
+        program = self._built(task, request)
         # Filling the first inputs of a large task takes seconds that no candidate is to blame for.
-        self.timing(program.key).arguments(program)
+        self._timing(task).arguments(program)
         self.programs[request["handle"]] = program
         return {}
 
     def run(self, request: Message) -> Message:
         program = self.programs.pop(request["handle"])
-        seconds, slow = time_program(program, self.timing(program.key), request["limit"], self.wake)
+        inputs = self._timing(program.task)
+        seconds, slow = time_program(program, inputs, request["limit"], self.wake)
         return {"repeats": seconds, "slow": slow}
 
     def check(self, request: Message) -> Message:
-        checking = self.checking(self._key(request))
-        return {"wrong": checking.wrong(self._built(request))}
+        task = self._task(request)
+        checking = self.checking.get(task.key, task.bytes, lambda: Checking(task, self.tvm_target))
+        return {"wrong": checking.wrong(self._built(task, request))}
 
     def forget(self, request: Message) -> Message:
         self.programs.clear()
         return {}
 
-    def _built(self, request: Message) -> Program:
-        key = self._key(request)
-        lowered = lower(self.dag(key), steps_from_json(request["steps"]), self.hardware)
+    def _built(self, task: Task, request: Message) -> Program:
+        lowered = lower(task.dag, steps_from_json(request["steps"]), self.hardware)
         with tvm.transform.PassContext(config=PASS_CONFIG):
             module = tvm.tirx.build(lowered.func, target=self.tvm_target)
         # Looking the function up is what generates its machine code.
-        return Program(key, module["main"], lowered.packs)
+        return Program(task, module["main"], lowered.packs)
 
-    def _key(self, request: Message) -> str:
-        key: str = request["task"]
-        self._texts = {key: request["dag"]}
-        return key
+    def _timing(self, task: Task) -> TimingInputs:
+        return self.timing.get(task.key, task.bytes, lambda: TimingInputs(task))
 
-    def _dag(self, key: str) -> ComputeDAG:
-        return dag_from_json(self._texts[key])
-
-    def _timing(self, key: str) -> TimingInputs:
-        return TimingInputs(self.dag(key), key)
-
-    def _checking(self, key: str) -> Checking:
-        return Checking(self.dag(key), key, self.tvm_target)
+    def _task(self, request: Message) -> Task:
+        if self._latest is None or self._latest.name != request["task"]:
+            self._latest = Task(request["task"], dag_from_json(request["dag"]))
+        return self._latest
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import tvm
 from toy_tasks import F32, at, elementwise, scaled
 
 from ansor_lite.measure.checking import Checking, deviation, telling
+from ansor_lite.measure.recent import Recent
 from ansor_lite.measure.timing import Program, enough, is_slow, random_array, rng_of
 from ansor_lite.target import native
 from ansor_lite.tasks import Task
@@ -18,32 +19,42 @@ TARGET = native(threads=1).tvm()
 
 
 def program(task: Task) -> Program:
-    return Program(task.key, tvm.tirx.build(to_tir(task.dag), target=TARGET)["main"], {})
+    return Program(task, tvm.tirx.build(to_tir(task.dag), target=TARGET)["main"], {})
 
 
 def test_a_program_of_another_task_is_wrong_and_its_own_is_right() -> None:
-    checking = Checking(scaled().dag, scaled().key, TARGET)
+    checking = Checking(scaled(), TARGET)
     assert checking.wrong(program(scaled())) == ""
     off = elementwise(Call("add", (at("x"), at("w")), F32))
     assert checking.wrong(program(off)).startswith("y: off by ")
 
 
 def test_an_element_that_is_never_written_is_wrong() -> None:
-    checking = Checking(scaled(64).dag, scaled(64).key, TARGET)
-    half = Program("", lambda x, w, y: None, {})
+    checking = Checking(scaled(), TARGET)
+    half = Program(scaled(), lambda x, w, y: None, {})
     assert "never written" in checking.wrong(half)
 
 
 def test_roots_are_checked_on_positive_inputs() -> None:
     root = elementwise(Call("sqrt", (at("x"),), F32))
-    checking = Checking(root.dag, root.key, TARGET)
+    checking = Checking(root, TARGET)
     assert telling(checking.expected[0]) and (checking.inputs["x"] > 0).all()
 
 
 def test_a_constant_result_is_still_compared() -> None:
     zero = elementwise(Call("mul", (at("x"), Const(0.0, F32)), F32))
-    checking = Checking(zero.dag, zero.key, TARGET)
+    checking = Checking(zero, TARGET)
     assert checking.wrong(program(zero)) == "" and checking.wrong(program(scaled()))
+
+
+def test_what_was_used_last_is_kept_as_far_as_memory_allows() -> None:
+    kept: Recent[str] = Recent(limit=10)
+    assert [kept.get(key, 4, lambda k=key: k + "!") for key in "abab"] == ["a!", "b!"] * 2
+    kept.get("c", 4, lambda: "c!")
+    assert (
+        kept.get("b", 4, lambda: "again") == "b!" and kept.get("a", 4, lambda: "again") == "again"
+    )
+    assert kept.get("huge", 99, lambda: "huge!") == "huge!"
 
 
 def test_deviations_are_relative_to_the_largest_value() -> None:
