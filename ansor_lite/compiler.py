@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 
 import tvm
 from tvm import relax
+from tvm.ir import GlobalVar
 from tvm.relax import transform
 
 from ansor_lite import target as targets
 from ansor_lite.events import OnEvent, TuningWarning, ignore
 from ansor_lite.frontend.importer import Model, import_network
+from ansor_lite.graph.concat import as_concat, elide_concats
 from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, plan_network, signature
-from ansor_lite.manifest import KernelInfo, Manifest
+from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest
 from ansor_lite.records import Records, read
 from ansor_lite.replay import replay
 from ansor_lite.runtime import CompiledModule
@@ -78,8 +81,13 @@ def compile_graph(
     """
     kernels = build_kernels(graph, steps_for, target)
     module = _with_kernels(graph, kernels)
+    calls = _calls(module)
     executable = tvm.compile(module, target.tvm(), relax_pipeline=vm_pipeline())
-    infos = {k.info.symbol: k.info for k in kernels.values()}
+    infos = {
+        k.info.symbol: replace(k.info, uses=calls[k.info.symbol])
+        for k in kernels.values()
+        if calls[k.info.symbol]
+    }
     manifest = Manifest(
         network=graph.network.name,
         inputs=graph.network.inputs,
@@ -182,7 +190,22 @@ def _with_kernels(graph: Graph, kernels: dict[Signature, Kernel]) -> tvm.IRModul
     mutator = _UseKernels(graph.module, kernels)
     main = graph.module.get_global_var("main")
     mutator.builder_.update_func(main, mutator.visit_expr(graph.module["main"]))
-    return transform.DeadCodeElimination()(mutator.builder_.get())
+    module = transform.DeadCodeElimination()(mutator.builder_.get())
+    dags = {kernels[site].info.symbol: task.dag for site, task in graph.by_signature.items()}
+    concats = {symbol: as_concat(dag) for symbol, dag in dags.items()}
+    return elide_concats(module, {s: c for s, c in concats.items() if c is not None})
+
+
+def _calls(module: tvm.IRModule) -> Counter[str]:
+    """How often ``main`` calls each kernel, whatever slice of a result it writes."""
+    found: Counter[str] = Counter()
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and expr.args and isinstance(expr.args[0], GlobalVar):
+            found[expr.args[0].name_hint.split(SLICE_MARK)[0]] += 1
+
+    relax.analysis.post_order_visit(module["main"], visit)
+    return found
 
 
 def vm_pipeline() -> tvm.transform.Pass:

@@ -16,6 +16,8 @@ from ansor_lite.frontend.network import TensorInfo
 
 MAGIC = b"ansor-lite-v1\n\0\0"
 FORMAT = 1
+# Separates the symbol of a kernel from the slice of a larger result that this copy writes.
+SLICE_MARK = "__slice"
 _TAIL = 8 + len(MAGIC)
 
 

@@ -28,7 +28,7 @@ from tvm.runtime.vm import VirtualMachine
 from ansor_lite.errors import InputError, ModuleInputError
 from ansor_lite.frontend.network import TensorInfo
 from ansor_lite.linker import shared_library_linker
-from ansor_lite.manifest import KernelInfo, Manifest, append_manifest, read_manifest
+from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, append_manifest, read_manifest
 from ansor_lite.quiet import native_stderr_hidden
 from ansor_lite.target import from_json, require_native
 from ansor_lite.threadpool import pool_size, use_threads
@@ -219,7 +219,8 @@ class CompiledModule:
             if before:
                 started[0] = time.perf_counter()
             else:
-                spent.setdefault(symbol, []).append(time.perf_counter() - started[0])
+                kernel = symbol.split(SLICE_MARK)[0]
+                spent.setdefault(kernel, []).append(time.perf_counter() - started[0])
             return 0
 
         self._vm.set_instrument(instrument)
