@@ -199,7 +199,6 @@ def _build_request(candidate: Candidate, handle: int) -> dict[str, Any]:
     return {
         "op": "build",
         "handle": handle,
-        "task": candidate.task.key,
         "dag": dag_to_json(candidate.task.dag),
         "steps": steps_to_json(candidate.steps),
     }

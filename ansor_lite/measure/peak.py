@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansor_lite.errors import MeasurementError
@@ -29,6 +30,7 @@ FMA_STEPS = 200_000
 COPY_BYTES = 128 * 1024 * 1024
 SECONDS = 0.5
 TIMEOUT_SECONDS = 60.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,12 @@ def measure_peak(target: Target) -> Peak:
     command = [sys.executable, "-m", "ansor_lite.measure.peak", json.dumps(target.to_json())]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MeasurementError(f"the peak of this machine cannot be measured: {error}") from error

@@ -8,6 +8,7 @@ for how a program is timed. Programs are compiled in process and nothing is link
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -69,7 +70,7 @@ class Worker:
 
     def check(self, request: Message) -> Message:
         task = self._task(request)
-        checking = self.checking.get(task.key, task.bytes, lambda: Checking(task, self.tvm_target))
+        checking = self.checking.get(task.name, task.bytes, lambda: Checking(task, self.tvm_target))
         return {"wrong": checking.wrong(self._built(task, request))}
 
     def forget(self, request: Message) -> Message:
@@ -84,11 +85,13 @@ class Worker:
         return Program(task, module["main"], lowered.packs)
 
     def _timing(self, task: Task) -> TimingInputs:
-        return self.timing.get(task.key, task.bytes, lambda: TimingInputs(task))
+        return self.timing.get(task.name, task.bytes, lambda: TimingInputs(task))
 
     def _task(self, request: Message) -> Task:
-        if self._latest is None or self._latest.name != request["task"]:
-            self._latest = Task(request["task"], dag_from_json(request["dag"]))
+        """The task, named by its whole text: keys leave out the names that steps refer to."""
+        text = json.dumps(request["dag"])
+        if self._latest is None or self._latest.name != text:
+            self._latest = Task(text, dag_from_json(request["dag"]))
         return self._latest
 
 
