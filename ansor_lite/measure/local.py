@@ -37,8 +37,8 @@ class LocalWorkers:
     """Builder, runner and checker in ``workers`` child processes (default: one per CPU).
 
     A context manager: leaving it ends the processes; they also end with this process, however it
-    ends. Raises ``TargetError`` when this machine cannot run code of ``target``, and
-    ``MeasurementError`` when no worker starts.
+    ends. Raises ``TargetError`` when this machine cannot run code of ``target``; every method
+    raises ``MeasurementError`` when a worker does not start.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ PROGRAM = (
 
 
 class WorkerProcess:
-    """A child that answers one request at a time.
+    """A child that answers one request at a time. It starts in the background.
 
     ``generation`` counts its restarts: whatever it held is lost when that changes.
     """
@@ -45,7 +45,11 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, request: dict[str, Any]) -> None:
-        """Hand over a request; that the child has died shows when the answer is read."""
+        """Hand over a request; that the child has died shows when the answer is read.
+
+        Raises :class:`MeasurementError` when the child does not start.
+        """
+        self.wait_until_ready()
         with suppress(BrokenPipeError):
             pipes.send(self._stdin, request)
 
@@ -98,7 +102,14 @@ class WorkerProcess:
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        self.send({"target": self.target.to_json()})
+        self._is_ready = False
+        with suppress(BrokenPipeError):
+            pipes.send(self._stdin, {"target": self.target.to_json()})
+
+    def wait_until_ready(self) -> None:
+        """Return once the child has loaded its libraries; :class:`MeasurementError` if it fails."""
+        if self._is_ready:
+            return
         if not wait_for([self], START_SECONDS):
             self.close()
             raise MeasurementError(f"a worker process did not start within {START_SECONDS:g} s")
@@ -108,6 +119,7 @@ class WorkerProcess:
             cause = self._cause_of_death()
             self.close()
             raise MeasurementError(f"a worker process does not start: {cause}") from None
+        self._is_ready = True
 
     def _cause_of_death(self) -> str:
         code = self._process.wait()

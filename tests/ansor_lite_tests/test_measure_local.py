@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from toy_tasks import crashing, endless, scaled, tiled
 
-from ansor_lite.errors import InputError
+from ansor_lite.errors import InputError, MeasurementError
 from ansor_lite.measure.local import Limits, LocalWorkers
 from ansor_lite.measure.protocol import Candidate, Status
 from ansor_lite.target import Target, native
@@ -99,6 +99,16 @@ def test_workers_die_with_a_killed_parent() -> None:
             return
         time.sleep(0.1)
     pytest.fail("the worker outlived its parent")
+
+
+def test_a_worker_that_cannot_start_is_an_error_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ansor_lite.measure.process.PROGRAM", "raise SystemExit('no TVM here')")
+    pool = LocalWorkers(native(threads=1), workers=1)
+    with pytest.raises(MeasurementError, match=r"does not start: exit code 1 \(no TVM here\)"):
+        pool.measurer().measure(GOOD)
+    pool.close()
 
 
 def test_refuses_a_target_this_machine_cannot_run() -> None:
