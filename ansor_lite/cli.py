@@ -71,8 +71,8 @@ _SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
 }
 tuner = typer.Typer(**_SETTINGS)
-app = typer.Typer(**_SETTINGS, no_args_is_help=True, help="Compile, run and inspect networks.")
-log_app = typer.Typer(**_SETTINGS, no_args_is_help=True, help="What is in a tuning log.")
+app = typer.Typer(**_SETTINGS, help="Compile, run and inspect networks.")
+log_app = typer.Typer(**_SETTINGS, help="What is in a tuning log.")
 app.add_typer(log_app, name="log")
 
 
@@ -199,6 +199,7 @@ def _tune(
                 on_event=report,
                 stop=stop,
             )
+        assert result.module is not None  # tune_model always compiles
         result.module.save(output)
         print(f"wrote {output} and {log}")
         return INTERRUPTED if stop() else 0

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 OPERATORS = (
     "conv", "convolution", "conv1d", "conv2d", "conv3d", "depthwise", "deconv", "matmul", "gemm",
     "gemv", "dense", "linear", "softmax", "layernorm", "layer_norm", "batchnorm", "batch_norm",
-    "rmsnorm", "attention", "relu", "gelu", "silu", "pool", "pooling", "maxpool", "avgpool",
-    "max_pool", "avg_pool", "winograd", "einsum", "embedding", "resize", "upsample", "lstm", "gru",
+    "rmsnorm", "attention", "relu", "gelu", "silu", "pool1d", "pool2d", "pool3d", "pooling",
+    "maxpool", "avgpool", "max_pool", "avg_pool", "winograd", "einsum", "embedding", "resize",
+    "upsample", "lstm", "gru",
 )  # fmt: skip
 # A word of this list inside an identifier counts too: needs_conv_tiling, MatmulRule, conv2d_nhwc.
 WORDS = re.compile(r"[A-Z]?[a-z]+[0-9]?d?|[A-Z]+(?![a-z])")
