@@ -36,10 +36,12 @@ Floats: TypeAlias = NDArray[np.float64]
 Steps: TypeAlias = tuple[Step, ...]
 # (sketch, rows [N, K]) -> scores [N], higher is better
 Scorer: TypeAlias = Callable[[Sketch, Choices], Floats]
-# (sketch, row [K]) -> the steps with what cannot matter normalised; equal for equal programs
-ProgramKey: TypeAlias = Callable[[Sketch, NDArray[np.int32]], Steps]
+# (sketch, rows [N, K]) -> the steps with what cannot matter normalised; equal for equal programs
+ProgramKey: TypeAlias = Callable[[Sketch, Choices], list[Steps]]
 # Number of knobs two picks of one batch must differ in.
 MIN_DISTANCE = 2
+# Rows whose programs are derived together: once for many costs little more than for one.
+CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,9 @@ class _Pool:
     rows: list[NDArray[np.int32]]
 
 
-def close(sketch: Sketch, row: NDArray[np.int32]) -> Steps:
+def close(sketch: Sketch, rows: Choices) -> list[Steps]:
     """The default :data:`ProgramKey`: programs are equal when their closed steps are."""
-    return sketch.close(row)
+    return [sketch.close(row) for row in rows]
 
 
 class TaskSearch:
@@ -133,9 +135,9 @@ class TaskSearch:
     @cached_property
     def _all_programs(self) -> set[Steps]:
         return {
-            self._program_key(sketch, row)
+            program
             for sketch in self.space.sketches
-            for row in every_row(sketch)
+            for program in self._program_key(sketch, every_row(sketch))
         }
 
     def top(self, n: int) -> list[Candidate]:
@@ -150,7 +152,7 @@ class TaskSearch:
                 return self._made(s, row, origin)
         for s, sketch in enumerate(self.space.sketches):
             row = close_row(sketch, steps)
-            if row is not None and self._program_key(sketch, row) == steps:
+            if row is not None and self._program_key(sketch, row[None, :]) == [steps]:
                 return self._made(s, row, origin)
         return Candidate(steps, -1, (), origin, steps)
 
@@ -205,9 +207,27 @@ class TaskSearch:
         return round(n * settings.finish_share) if enough else 0
 
     def _made(self, s: int, row: NDArray[np.int32], origin: str) -> Candidate:
-        sketch = self.space.sketches[s]
-        program = self._program_key(sketch, row)
-        return Candidate(sketch.close(row), s, tuple(row.tolist()), origin, program)
+        [program] = self._program_key(self.space.sketches[s], row[None, :])
+        return self._of_program(s, row, origin, program)
+
+    def _of_program(
+        self, s: int, row: NDArray[np.int32], origin: str, program: Steps
+    ) -> Candidate:
+        return Candidate(
+            self.space.sketches[s].close(row), s, tuple(row.tolist()), origin, program
+        )
+
+    def _programs_of(
+        self, sketches: NDArray[np.int64], rows: Sequence[NDArray[np.int32]]
+    ) -> list[Steps]:
+        """The programs of ``rows``, each of the sketch beside it."""
+        programs: list[Steps] = [()] * len(rows)
+        for s in np.unique(sketches).tolist():
+            places = np.flatnonzero(sketches == s).tolist()
+            found = self._program_key(self.space.sketches[s], np.stack([rows[i] for i in places]))
+            for place, program in zip(places, found, strict=True):
+                programs[place] = program
+        return programs
 
     def _active(self, rng: np.random.Generator) -> list[int]:
         """Sketches worth evolving this round: those of the best measured, the rest by chance.
@@ -315,12 +335,27 @@ class _Batch:
 
     def take(self, pool: _Pool, until: int, origin: str, distance: int) -> None:
         """Fill up to ``until`` from the best of ``pool`` that differ from the batch so far."""
-        for s, row in zip(pool.sketches.tolist(), pool.rows, strict=True):
+        for start in range(0, len(pool.rows), CHUNK):
+            if len(self.candidates) >= until:
+                return
+            part = slice(start, start + CHUNK)
+            self._take(pool.sketches[part], pool.rows[part], until, origin, distance)
+
+    def _take(
+        self,
+        sketches: NDArray[np.int64],
+        rows: Sequence[NDArray[np.int32]],
+        until: int,
+        origin: str,
+        distance: int,
+    ) -> None:
+        programs = self._search._programs_of(sketches, rows)
+        for s, row, program in zip(sketches.tolist(), rows, programs, strict=True):
             if len(self.candidates) >= until:
                 return
             if row.tobytes() in self._search._seen[s] or self._close_by(s, row, distance):
                 continue
-            self.add(self._search._made(s, row, origin))
+            self.add(self._search._of_program(s, row, origin, program))
 
     def _close_by(self, s: int, row: NDArray[np.int32], distance: int) -> bool:
         return distance > 1 and any(

@@ -49,7 +49,7 @@ from ansor_lite.tasks import Task
 from cost_model.base import CostModel
 from cost_model.xgb import XGBModel
 from schedules.errors import ScheduleError
-from schedules.nest import effective_steps
+from schedules.nest import all_effective_steps
 from schedules.steps import Step
 from search_space.sketch_generation import default_steps, generate_sketches
 
@@ -299,7 +299,7 @@ def task_state(task: Task, index: int, target: Target, options: TuningOptions) -
         random_share=options.epsilon,
     )
     sketches = generate_sketches(task.dag, hardware)
-    search = TaskSearch(sketches, default, settings, effective_steps)
+    search = TaskSearch(sketches, default, settings, all_effective_steps)
     return TaskState(task, index, search, search.candidate(default).steps)
 
 

@@ -71,8 +71,8 @@ def test_nothing_is_measured_twice(large: TaskSearch) -> None:
 
 
 def test_equal_programs_count_once() -> None:
-    def only_first(s: Sketch, row: np.ndarray) -> tuple[Tile, ...]:
-        return (Tile("y", "i", (int(row[0]),)),)
+    def only_first(s: Sketch, rows: np.ndarray) -> list[tuple[Tile, ...]]:
+        return [(Tile("y", "i", (int(row[0]),)),) for row in rows]
 
     search = TaskSearch([sketch("one", 12)], program_key=only_first)
     assert len(tune(search, 3)) == 12

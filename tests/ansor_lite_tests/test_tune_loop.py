@@ -36,7 +36,7 @@ from ansor_lite.tasks import Task
 from cost_model.base import CostModel
 from cost_model.xgb import XGBModel, XGBSettings
 from schedules.hardware import Hardware
-from schedules.nest import effective_steps
+from schedules.nest import all_effective_steps
 from schedules.steps import Step, Tile
 from search_space.sketch_generation import default_steps, generate_sketches
 
@@ -74,7 +74,7 @@ def cost(program: Program) -> float | Measurement:
 def state(task: Task, index: int, options: TuningOptions) -> TaskState:
     default = default_steps(task.dag, HARDWARE)
     sketches = generate_sketches(task.dag, HARDWARE)
-    search = TaskSearch(sketches, default, program_key=effective_steps)
+    search = TaskSearch(sketches, default, program_key=all_effective_steps)
     return TaskState(task, index, search, search.candidate(default).steps)
 
 
