@@ -137,7 +137,7 @@ def test_learns_from_other_tasks(make_learning: Make) -> None:
     both = data.extended("large", other.features, 1000 * other.seconds)
     features = held_out().blocks[0].features
     scores = fitted(make_learning, both).predict(features)
-    assert pairwise_accuracy(scores, 1 / known_seconds(features)) > 0.85
+    assert pairwise_accuracy(scores, 1 / known_seconds(features)) > 0.75
 
 
 def test_programs_of_several_lengths_learn_together(make_learning: Make) -> None:

@@ -13,17 +13,18 @@ from followed_nests import measured
 from cost_model.base import CostModelError
 from cost_model.baseline import AnalyticModel
 from cost_model.dataset import Flat
-from cost_model.features import COLUMN
+from cost_model.features import COLUMN, FEATURES
 from cost_model.pretrained import load_pretrained
 from cost_model.xgb import PackSum, XGBModel, XGBSettings
 from schedules.hardware import Hardware
 
-FLAT = Flat(
-    np.zeros((3, 2), np.float32),
-    np.array([0, 2]),
-    np.array([1.0, 0.0]),
-    np.array([0, 0]),
-)
+
+def flat(cycles: list[float], labels: list[float]) -> Flat:
+    """Programs of one task, of two statements each; ``cycles`` are logarithms."""
+    rows = np.zeros((2 * len(cycles), len(FEATURES)), np.float32)
+    rows[:, COLUMN["program_cycles"]] = np.repeat(cycles, 2)
+    starts = 2 * np.arange(len(cycles))
+    return Flat(rows, starts, np.array(labels), np.zeros(len(cycles), dtype=np.int64))
 
 
 def test_the_analytic_score_falls_with_the_cycles() -> None:
@@ -37,16 +38,31 @@ def test_an_untrained_model_ranks_by_cycles() -> None:
     np.testing.assert_array_equal(XGBModel().predict(features), AnalyticModel().predict(features))
 
 
-def test_pack_sum_compares_the_sum_of_the_statements() -> None:
-    scores = np.array([0.25, 0.5, 0.5], np.float32)
-    np.testing.assert_allclose(PackSum(FLAT, 0.1).residuals(scores), [-0.25, 0.5])
+def test_nothing_is_left_to_learn_when_cycles_tell_the_speed() -> None:
+    error = PackSum(flat([20.0, 21.0], [1.0, 0.5]), 0.1)
+    np.testing.assert_allclose(error.residuals(np.zeros(4, np.float32)), 0, atol=1e-6)
+
+
+def test_pack_sum_adds_the_statements() -> None:
+    error = PackSum(flat([20.0, 20.0], [1.0, 0.5]), 0.1)
+    np.testing.assert_allclose(error.residuals(np.array([1, 0, 0.25, -0.25])), 0, atol=1e-6)
+
+
+def test_the_speed_of_a_whole_task_is_no_error() -> None:
+    error = PackSum(flat([20.0, 20.0], [1.0, 0.5]), 0.1)
+    scores = np.array([1, 2, 3, 4], np.float32)
+    np.testing.assert_allclose(error.residuals(scores), error.residuals(scores + 7), atol=1e-5)
 
 
 def test_statements_of_a_program_share_its_gradient() -> None:
-    error = PackSum(FLAT, 0.1)
-    gradient, curvature = error.objective(np.zeros(3, np.float32), None)  # type: ignore[arg-type]
-    np.testing.assert_allclose(gradient, [-1, -1, 0])
-    np.testing.assert_allclose(curvature, [2, 2, 0.1])
+    error = PackSum(flat([20.0, 20.0], [1.0, 0.5]), 0.1)
+    gradient, curvature = error.objective(np.zeros(4, np.float32), None)  # type: ignore[arg-type]
+    np.testing.assert_allclose(gradient, np.array([-1, -1, 1, 1]) / 3, atol=1e-6)
+    np.testing.assert_allclose(curvature, [2, 2, 1, 1])
+
+
+def test_the_fastest_programs_weigh_most() -> None:
+    assert PackSum(flat([20.0] * 3, [1.0, 0.5, 0.0]), 0.1).weights.tolist() == [1.0, 0.5, 0.1]
 
 
 def test_a_fit_continues_the_prior() -> None:
