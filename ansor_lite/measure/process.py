@@ -124,14 +124,16 @@ class WorkerProcess:
     def _cause_of_death(self) -> str:
         code = self._process.wait()
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        last = self._last_words()
+        last = self._last_words("error" if code < 0 else "")
         return f"{name} ({last})" if last else name
 
-    def _last_words(self) -> str:
+    def _last_words(self, word: str) -> str:
+        """The last line of standard error with ``word`` in it (a crash prints a long trace)."""
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - 4096))
         lines = self._stderr.read().decode(errors="replace").split("\n")
-        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+        telling = [line.strip() for line in lines if line.strip() and word in line.lower()]
+        return telling[-1][:200] if telling else ""
 
 
 def environment(threads: int) -> dict[str, str]:

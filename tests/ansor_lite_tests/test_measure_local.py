@@ -30,7 +30,7 @@ def workers() -> Iterator[LocalWorkers]:
 
 def test_a_crash_is_a_result_with_the_signals_name(workers: LocalWorkers) -> None:
     [result] = workers.measurer().measure([Candidate(crashing(), ())])
-    assert result.status is Status.CRASH and result.message.startswith("SIGSEGV")
+    assert result.status is Status.CRASH and result.message == "SIGSEGV"
     assert workers.measurer().measure(GOOD[:1])[0].ok
 
 
