@@ -210,12 +210,8 @@ class TaskSearch:
         [program] = self._program_key(self.space.sketches[s], row[None, :])
         return self._of_program(s, row, origin, program)
 
-    def _of_program(
-        self, s: int, row: NDArray[np.int32], origin: str, program: Steps
-    ) -> Candidate:
-        return Candidate(
-            self.space.sketches[s].close(row), s, tuple(row.tolist()), origin, program
-        )
+    def _of_program(self, s: int, row: NDArray[np.int32], origin: str, program: Steps) -> Candidate:
+        return Candidate(self.space.sketches[s].close(row), s, tuple(row.tolist()), origin, program)
 
     def _programs_of(
         self, sketches: NDArray[np.int64], rows: Sequence[NDArray[np.int32]]
