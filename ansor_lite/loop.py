@@ -26,7 +26,7 @@ from ansor_lite.events import (
     TuningWarning,
 )
 from ansor_lite.learner import Learner, Lesson
-from ansor_lite.measure.protocol import Built, Measurement, Measurer
+from ansor_lite.measure.protocol import Built, Measurement, Measurer, Status
 from ansor_lite.measure.protocol import Candidate as Program
 from ansor_lite.options import TuningOptions
 from ansor_lite.search import Candidate
@@ -347,8 +347,9 @@ class TuningLoop:
         programs = [self._program(state, t.candidate) for t in trials]
         again = self.around.measurer.remeasure(programs) if programs else []
         for trial, program, result in zip(trials, programs, again, strict=True):
-            self.around.log.append(program, result, state.round)
-            _amend(state, trial, result)
+            if result.status is not Status.SLOW:  # disturbed: says nothing about a winner
+                self.around.log.append(program, result, state.round)
+                _amend(state, trial, result)
 
     def _late(self) -> bool:
         return self._end_at is not None and self.spent >= self._end_at
@@ -358,7 +359,7 @@ def _amend(state: TaskState, trial: Trial, result: Measurement) -> None:
     """A second result of a known program: a check that failed, or another timing."""
     if result.ok and result.time is not None:
         state.confirmed[trial.candidate.steps] = result.time
-    else:
+    elif result.status is not Status.SLOW:
         state.mark_wrong(trial, result.message or result.status.value)
 
 
