@@ -25,13 +25,13 @@ TUNE_MODEL = "from ansor_lite.cli import tune_model_main; tune_model_main()"
 Run = Callable[[], np.ndarray]
 
 
-def main(seconds: float, threads: int, folder: Path) -> int:
+def main(seconds: float, threads: int | None, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     model, log, library = (folder / f"squeezenet{s}" for s in (".onnx", ".tune.jsonl", ".so"))
     onnx.save(build(), model)
     tune = [sys.executable, "-c", TUNE_MODEL, str(model)]
-    tune += ["--time", str(seconds), "--threads", str(threads)]
-    tune += ["--log", str(log), "-o", str(library)]
+    tune += ["--time", f"{seconds:g}", "--log", str(log), "-o", str(library)]
+    tune += ["--threads", str(threads)] if threads else []
     print("$ tune-model", " ".join(tune[3:]), flush=True)
     if code := subprocess.run(tune, check=False).returncode:
         return code
@@ -42,7 +42,7 @@ def main(seconds: float, threads: int, folder: Path) -> int:
         "untuned": lambda: untuned.run({"data_0": x})["softmaxout_1"],
         "tuned": lambda: tuned.run({"data_0": x})["softmaxout_1"],
     }
-    if peer := onnxruntime_run(model, x, threads):
+    if peer := onnxruntime_run(model, x, tuned.manifest.threads):
         runs["onnxruntime"] = peer
     show(measure_in_turns(runs), {name: run() for name, run in runs.items()})
     return 0
@@ -89,5 +89,4 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=Path("build/demo"))
     arguments = parser.parse_args()
-    wanted = arguments.threads or al.Target.native().threads
-    sys.exit(main(arguments.time, wanted, arguments.folder))
+    sys.exit(main(arguments.time, arguments.threads, arguments.folder))
