@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 import tvm
 from onnx import helper
@@ -19,6 +20,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_conver
 from ansor_lite.errors import ModelError
 from ansor_lite.frontend.network import Network, TensorInfo
 from ansor_lite.frontend.onnx_file import read_model
+from ansor_lite.frontend.onnx_graph import OnnxGraph
 from ansor_lite.frontend.onnx_rewrites import simplify
 
 # What the importer raises for a node it cannot convert, besides its own errors.
@@ -48,21 +50,29 @@ def import_network(model: Model, shapes: Mapping[str, Sequence[int]] | None = No
         return _from_relax(model)
     if not isinstance(model, (str, Path, onnx.ModelProto)):
         raise ModelError(f"a model is an ONNX file, a ModelProto or an IRModule, not {type(model)}")
-    proto = simplify(read_model(model, shapes))
+    graph = simplify(read_model(model, shapes))
+    proto = graph.skeleton()
     _check_operators(proto)
     name = proto.graph.name if isinstance(model, onnx.ModelProto) else Path(model).stem
-    module = _convert(proto)
+    module = _convert(proto, graph)
     inputs = tuple(_onnx_info(i) for i in proto.graph.input)
     outputs = _outputs(module, [o.name for o in proto.graph.output])
     return Network(name, module, inputs, outputs)
 
 
 class _Importer(ONNXGraphImporter):  # type: ignore[misc]
-    """TVM's importer, remembering the node it works on."""
+    """TVM's importer, remembering the node it works on and taking constants as arrays."""
 
-    def __init__(self) -> None:
+    def __init__(self, constants: OnnxGraph) -> None:
         super().__init__({}, "float32")
+        self.constants = constants
         self.at = ("", "")
+
+    def _parse_graph_initializers(self, graph: onnx.GraphProto) -> None:
+        for name in self.constants.used_constants():
+            value = np.ascontiguousarray(self.constants.value(name))
+            shaped = value.reshape(self.constants.value(name).shape)  # a scalar has no dimension
+            self._nodes[name] = relax.const(shaped, str(shaped.dtype))
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         self.at = (op_name, attrs["tvm_custom"]["name"])
@@ -87,8 +97,8 @@ def _clip(inputs: Any, attrs: Any, opset: int) -> Any:
     return result
 
 
-def _convert(proto: onnx.ModelProto) -> tvm.IRModule:
-    importer = _Importer()
+def _convert(proto: onnx.ModelProto, constants: OnnxGraph) -> tvm.IRModule:
+    importer = _Importer(constants)
     opset = next((o.version for o in proto.opset_import if o.domain in STANDARD_DOMAINS), 1)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -79,23 +79,31 @@ class OnnxGraph:
         ids = {id(node) for node in gone}
         self.nodes = [node for node in self.nodes if id(node) not in ids]
 
-    def to_model(self) -> onnx.ModelProto:
-        """The model with this graph; unused nodes and constants are left out."""
+    def used_constants(self) -> list[str]:
+        """Names of the constants that the nodes or the outputs read."""
+        used = {name for node in self.nodes for name in node.input} | self.outputs
+        return [n for n in dict.fromkeys([*self.protos, *self.arrays]) if n in used]
+
+    def skeleton(self) -> onnx.ModelProto:
+        """The model without what nobody uses, and without the values of its constants."""
         self._drop_unused_nodes()
         graph = self.model.graph
-        used = {name for node in self.nodes for name in node.input} | self.outputs
-        kept = [t for name, t in self.protos.items() if name in used and name not in self.arrays]
-        kept += [_tensor(a, name) for name, a in self.arrays.items() if name in used]
-        constant = {t.name for t in kept} | set(self.protos)
-        inputs = [i for i in graph.input if i.name not in constant]
         result = onnx.ModelProto(
             ir_version=max(self.model.ir_version, 4), opset_import=self.model.opset_import
         )
         result.graph.name = graph.name or "graph"
         result.graph.node.extend(self.nodes)
-        result.graph.initializer.extend(kept)
-        result.graph.input.extend(inputs)
+        result.graph.input.extend(i for i in graph.input if i.name not in self.protos)
         result.graph.output.extend(graph.output)
+        return result
+
+    def to_model(self) -> onnx.ModelProto:
+        """The whole model; copies every weight."""
+        result = self.skeleton()
+        result.graph.initializer.extend(
+            self.protos[n] if n not in self.arrays else _tensor(self.arrays[n], n)
+            for n in self.used_constants()
+        )
         return result
 
     def _drop_unused_nodes(self) -> None:

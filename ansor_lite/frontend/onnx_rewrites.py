@@ -30,12 +30,12 @@ RANDOM_OPERATORS = frozenset(
 )
 
 
-def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model after every rewrite; same inputs, outputs and values."""
+def simplify(model: onnx.ModelProto) -> OnnxGraph:
+    """The graph after every rewrite; same inputs, outputs and values."""
     graph = OnnxGraph.of(model)
     for rewrite in REWRITES:
         rewrite(graph)
-    return graph.to_model()
+    return graph
 
 
 def constants_to_initializers(graph: OnnxGraph) -> None:
