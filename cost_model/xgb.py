@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cost_model.base import CostModelError
 from cost_model.baseline import AnalyticModel
 from cost_model.dataset import Dataset, Flat
-from cost_model.features import FEATURES
+from cost_model.features import COLUMN, FEATURES
 from cost_model.storage import read_model, write_model
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
+SHARE = COLUMN["program_share"]
 SLOWEST = 1 / 64  # label of a program that failed, or is slower still
 
 
@@ -74,7 +77,7 @@ class XGBModel:
     def fit(self, dataset: Dataset) -> None:
         """Train from zero, or from the prior, on all programs; needs one that ran."""
         if dataset.best():
-            self.booster = self._train(dataset.flat())
+            self.booster = self._train(_essential(dataset.flat()))
             count = self.prior.num_boosted_rounds() if self.prior else 0
             self.booster.set_attr(prior=str(count))
 
@@ -83,13 +86,14 @@ class XGBModel:
         self.prior = self.booster
 
     def predict(self, features: F32) -> F64:
-        """``[N]``: sums over statements of ``[N, S, F]``."""
+        """``[N]``: analytic scores plus sums over the statements of ``[N, S, F]``."""
         if self.booster is None:
             return AnalyticModel().predict(features)
-        n, statements, width = features.shape
-        rows = np.ascontiguousarray(features).reshape(n * statements, width)
-        scores = self.booster.inplace_predict(rows, validate_features=False)
-        learned: F64 = scores.reshape(n, statements).sum(axis=1, dtype=np.float64)
+        kept = _counts(features[:, :, SHARE], features.shape[1])
+        scores = self.booster.inplace_predict(features[kept], validate_features=False)
+        counts = np.count_nonzero(kept, axis=1)
+        starts = np.cumsum(counts) - counts
+        learned: F64 = np.add.reduceat(scores.astype(np.float64), starts)
         return learned + _analytic(features[:, 0])
 
     def save(self, path: Path) -> None:
@@ -166,6 +170,24 @@ def _split(flat: Flat, settings: XGBSettings, seed: int) -> tuple[Flat, Flat | N
     order = np.random.default_rng(seed).permutation(count)
     cut = int(count * settings.held_out)
     return flat.programs(np.sort(order[cut:])), flat.programs(np.sort(order[:cut]))
+
+
+def _counts(share: F32, statements: int | Ints) -> Mask:
+    """Which statements the trees look at, given their share of the program's cycles.
+
+    One of less than a quarter of an even share is left to the analytic score; the largest of a
+    program never is.
+    """
+    mask: Mask = share >= -np.log2(4 * np.asarray(statements, dtype=np.float32))
+    return mask
+
+
+def _essential(flat: Flat) -> Flat:
+    """``flat`` with only the rows that count."""
+    lengths = flat.lengths
+    kept = _counts(flat.rows[:, SHARE], np.repeat(lengths, lengths))
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return Flat(flat.rows[kept], before[flat.starts], flat.labels, flat.tasks)
 
 
 class PackSum:

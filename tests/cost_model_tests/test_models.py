@@ -12,7 +12,7 @@ from followed_nests import measured
 
 from cost_model.base import CostModelError
 from cost_model.baseline import AnalyticModel
-from cost_model.dataset import Flat
+from cost_model.dataset import Dataset, Flat
 from cost_model.features import COLUMN, FEATURES
 from cost_model.pretrained import load_pretrained
 from cost_model.xgb import PackSum, XGBModel, XGBSettings
@@ -46,6 +46,17 @@ def test_nothing_is_left_to_learn_when_cycles_tell_the_speed() -> None:
 def test_pack_sum_adds_the_statements() -> None:
     error = PackSum(flat([20.0, 20.0], [1.0, 0.5]), 0.1)
     np.testing.assert_allclose(error.residuals(np.array([1, 0, 0.25, -0.25])), 0, atol=1e-6)
+
+
+def test_the_trees_ignore_statements_of_little_weight() -> None:
+    block = measured(np.random.default_rng(0), 40).blocks[0]
+    features = block.features.copy()
+    features[:, 1, COLUMN["program_share"]] = -9
+    model = XGBModel(settings=XGBSettings(small_trees=5))
+    model.fit(Dataset().extended("t", features, block.seconds))
+    other = features.copy()
+    other[:, 1, :100] = 0
+    np.testing.assert_array_equal(model.predict(other), model.predict(features))
 
 
 def test_the_speed_of_a_whole_task_is_no_error() -> None:
