@@ -21,6 +21,8 @@ from squeezenet import build
 import ansor_lite as al
 
 TURNS = 40
+# Thread pools spin for a while after a run; the next runtime would share its CPUs with them.
+REST_SECONDS = 0.03
 TUNE_MODEL = "from ansor_lite.cli import tune_model_main; tune_model_main()"
 Run = Callable[[], np.ndarray]
 
@@ -61,14 +63,15 @@ def onnxruntime_run(model: Path, x: np.ndarray, threads: int) -> Run | None:
 
 
 def measure_in_turns(runs: dict[str, Run]) -> dict[str, float]:
-    """Median seconds of each, measured alternately after a warm-up."""
+    """Median seconds of each, measured alternately."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(TURNS + 3):
+    for _ in range(TURNS):
         for name, run in runs.items():
+            time.sleep(REST_SECONDS)
+            run()
             start = time.perf_counter()
             run()
-            if turn >= 3:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in seconds.items()}
 
 

@@ -22,15 +22,20 @@ GRAPH = Path(onnx.__file__).parent / "backend/test/data/light/light_squeezenet.o
 def build(seed: int = 0) -> ModelProto:
     """SqueezeNet with random weights; input ``data_0`` is float32[1, 3, 224, 224]."""
     model = onnx.load(GRAPH)
-    shapes = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    model.ir_version = 8  # since 4, weights need not be listed among the inputs
+    graph = model.graph
+    shapes = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     rng = np.random.default_rng(seed)
-    for node in [n for n in model.graph.node if n.op_type == "ConstantOfShape"]:
-        weight = random_weight(tuple(int(e) for e in shapes[node.input[0]]), rng)
-        model.graph.initializer.append(numpy_helper.from_array(weight, node.output[0]))
-        model.graph.node.remove(node)
-    given = {i.name for i in model.graph.initializer}
-    for value in [i for i in model.graph.input if i.name in given]:
-        model.graph.input.remove(value)
+    weights = []
+    for node in [n for n in graph.node if n.op_type == "ConstantOfShape"]:
+        weight = random_weight(tuple(int(e) for e in shapes.pop(node.input[0])), rng)
+        weights.append(numpy_helper.from_array(weight, node.output[0]))
+        graph.node.remove(node)
+    kept = [i for i in graph.initializer if i.name in shapes]
+    inputs = [i for i in graph.input if i.name == "data_0"]
+    del graph.initializer[:], graph.input[:]
+    graph.initializer.extend([*kept, *weights])
+    graph.input.extend(inputs)
     return model
 
 
