@@ -8,7 +8,7 @@ which is why a run that was killed continues as if it had not been. Time comes f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +29,7 @@ from ansor_lite.learner import Learner, Lesson
 from ansor_lite.measure.protocol import Built, Measurement, Measurer, Status
 from ansor_lite.measure.protocol import Candidate as Program
 from ansor_lite.options import TuningOptions
-from ansor_lite.search import Candidate
+from ansor_lite.search import Candidate, Steps
 from ansor_lite.task_scheduler import (
     Objective,
     expected_share,
@@ -38,7 +38,6 @@ from ansor_lite.task_scheduler import (
 )
 from ansor_lite.task_state import TaskState, Trial, resembling
 from ansor_lite.tasks import Task
-from schedules.steps import Step
 
 # Programs of the first round of a task: the schedule by rule and one more. Short, so that the whole
 # network is known soon and even a small budget goes where the time is spent.
@@ -55,7 +54,7 @@ class LoggedTrial:
     """A line of the log, as far as tuning is concerned."""
 
     task: str
-    steps: tuple[Step, ...]
+    steps: Steps
     result: Measurement
 
 
@@ -296,18 +295,18 @@ class TuningLoop:
     def _restore(self) -> None:
         """Take over what the log knows, as if it had been measured now."""
         by_key = {s.key: s for s in self.states}
+        lines = [line for line in self.around.log.read() if line.task in by_key]
+        candidates = _candidates(lines, by_key)
         rounds: list[list[Lesson]] = []
         last: tuple[TaskState, Trial] | None = None
-        for line in self.around.log.read():
-            state = by_key.get(line.task)
-            if state is None:
-                continue
-            known = state.known(line.steps)
+        for line in lines:
+            state, candidate = by_key[line.task], candidates[line.task, line.steps]
+            known = state.known(candidate.steps)
             if known is not None:
                 _amend(state, known, line.result)
                 continue
             rounds += [s.close_round() for s in self.states if self._is_over(s, state)]
-            trial = Trial(state.search.candidate(line.steps), line.result)
+            trial = Trial(candidate, line.result)
             state.add(trial)
             last = state, trial
         if last is not None:
@@ -355,6 +354,22 @@ class TuningLoop:
         return self._end_at is not None and self.spent >= self._end_at
 
 
+def _candidates(
+    lines: Sequence[LoggedTrial], states: Mapping[str, TaskState]
+) -> dict[tuple[str, Steps], Candidate]:
+    """Where in their search spaces the programs of the log lie, by task key and steps."""
+    by_task: dict[str, dict[Steps, None]] = {}
+    for line in lines:
+        by_task.setdefault(line.task, {})[line.steps] = None
+    return {
+        (key, steps): candidate
+        for key, programs in by_task.items()
+        for steps, candidate in zip(
+            programs, states[key].search.candidates(list(programs)), strict=True
+        )
+    }
+
+
 def _amend(state: TaskState, trial: Trial, result: Measurement) -> None:
     """A second result of a known program: a check that failed, or another timing."""
     if result.ok and result.time is not None:
@@ -370,7 +385,7 @@ def close_behind(state: TaskState) -> list[Trial]:
     return [t for t in ranked if state.latest(t) <= CLOSE_BEHIND * state.latest(ranked[0])]
 
 
-def winner(state: TaskState) -> tuple[tuple[Step, ...], float] | None:
+def winner(state: TaskState) -> tuple[Steps, float] | None:
     """Steps and seconds of the best program: the last timing of each counts, as in the log."""
     close = close_behind(state)
     return (close[0].candidate.steps, state.latest(close[0])) if close else None

@@ -146,15 +146,32 @@ class TaskSearch:
 
     def candidate(self, steps: Steps, origin: str = "log") -> Candidate:
         """The candidate of this task that closes to ``steps``, or to the same program."""
+        return self.candidates([steps], origin)[0]
+
+    def candidates(self, many: Sequence[Steps], origin: str = "log") -> list[Candidate]:
+        """:meth:`candidate` of each, with the programs of all derived together."""
+        places = [self._place(steps) for steps in many]
+        known = [i for i, place in enumerate(places) if place is not None]
+        found = [place for place in places if place is not None]
+        programs = self._programs_of(
+            np.array([s for s, _ in found], dtype=np.int64), [row for _, row in found]
+        )
+        result = [Candidate(steps, -1, (), origin, steps) for steps in many]
+        for i, (s, row), program in zip(known, found, programs, strict=True):
+            result[i] = self._of_program(s, row, origin, program)
+        return result
+
+    def _place(self, steps: Steps) -> tuple[int, NDArray[np.int32]] | None:
+        """Sketch and row that close to ``steps``, or to the same program."""
         for s, sketch in enumerate(self.space.sketches):
             row = find_row(sketch, steps)
             if row is not None:
-                return self._made(s, row, origin)
+                return s, row
         for s, sketch in enumerate(self.space.sketches):
             row = close_row(sketch, steps)
             if row is not None and self._program_key(sketch, row[None, :]) == [steps]:
-                return self._made(s, row, origin)
-        return Candidate(steps, -1, (), origin, steps)
+                return s, row
+        return None
 
     def suggest(self, sketch_name: str, values: dict[str, tuple[int, ...]]) -> None:
         """Try what worked in a similar task: ``values`` per knob name, to the nearest choices."""
