@@ -1,0 +1,65 @@
+"""Small programs of every kind that rules must handle: what networks hold, and what no list mentions.
+
+``SMALL`` maps a name to a function that makes the DAG. Extents are odd where that is possible:
+tiles that do not divide are where loops, regions and footprints go wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import programs
+
+from ansor_lite import workloads as w
+from schedules.dag import ComputeDAG
+from schedules.hardware import Hardware
+
+HARDWARE = Hardware(threads=2)
+
+ODD = (1, 2, 3, 5, 7, 197)
+
+
+def _unlisted(name: str, *constants: int, **sizes: int) -> Callable[[], ComputeDAG]:
+    make = programs.PROGRAMS[name]
+    return lambda: w.from_te(make(**sizes), name=name, constants=constants).dag
+
+
+SMALL: dict[str, Callable[[], ComputeDAG]] = {
+    "conv2d": lambda: w.conv2d(1, 9, 9, 5, 34, 3, 1, 1).dag,
+    "conv2d_strided": lambda: w.conv2d(2, 11, 11, 3, 37, 3, 2, 1).dag,
+    "conv2d_pointwise": lambda: w.conv2d(1, 7, 7, 19, 33, 1, residual=True).dag,
+    "conv2d_plain": lambda: w.conv2d(1, 9, 7, 5, 35, 3, bias=False, activation=None).dag,
+    "conv2d_variable": lambda: w.conv2d(1, 9, 9, 5, 35, 3, 1, 1, constant_weights=False).dag,
+    "conv2d_dilated": lambda: w.conv2d(1, 13, 13, 5, 34, 3, 1, 2, dilation=2).dag,
+    "conv2d_grouped": lambda: w.conv2d(1, 9, 9, 6, 38, 3, 1, 1, groups=2).dag,
+    "depthwise": lambda: w.depthwise_conv2d(1, 11, 11, 35, 3, 1, 1).dag,
+    "depthwise_strided": lambda: w.depthwise_conv2d(1, 11, 11, 35, 3, 2, 1).dag,
+    "conv1d": lambda: w.conv1d(2, 29, 5, 35, 3, 1, 1).dag,
+    "conv3d": lambda: w.conv3d(1, 5, 5, 5, 3, 19, 3, 1, 1).dag,
+    "transposed": lambda: w.conv2d_transpose(1, 5, 5, 5, 34, 4, 2, 1).dag,
+    "matmul": lambda: w.matmul(13, 37, 23, bias=True, activation="relu").dag,
+    "matmul_variable": lambda: w.matmul(13, 37, 23, constant_weights=False).dag,
+    "matvec": lambda: w.matmul(1, 197, 23).dag,
+    "batch_matmul": lambda: w.batch_matmul(3, 13, 37, 7).dag,
+    "batch_matmul_transposed": lambda: w.batch_matmul(3, 13, 37, 7, transpose_b=True).dag,
+    "attention": lambda: w.attention(2, 13, 17, 19).dag,
+    "softmax": lambda: w.softmax(7, 197).dag,
+    "norm": lambda: w.norm(3, 13, 37).dag,
+    "layer_norm": lambda: w.layer_norm(7, 197).dag,
+    "max_pool": lambda: w.pool2d(1, 11, 11, 35, 3, 2, 1).dag,
+    "average_pool": lambda: w.pool2d(1, 11, 11, 35, 3, 2, 0, kind="avg").dag,
+    "capsule_convolution": _unlisted("capsule_convolution", 1, co=19),
+    "five_index_einsum": _unlisted("five_index_einsum", c=37),
+    "banded_matmul": _unlisted("banded_matmul", rows=29, columns=37),
+    "convolution_with_pooling": _unlisted("convolution_with_pooling", 1, co=34),
+}
+
+ODD_TASKS: dict[str, Callable[[int], ComputeDAG]] = {
+    "conv2d": lambda e: w.conv2d(1, min(e, 7), min(e, 7), min(e, 7), e, 3, 1, 1).dag,
+    "depthwise": lambda e: w.depthwise_conv2d(1, min(e, 7), min(e, 7), e, 3, 1, 1).dag,
+    "matmul": lambda e: w.matmul(e, e, e).dag,
+    "batch_matmul": lambda e: w.batch_matmul(2, e, e, min(e, 7), transpose_b=True).dag,
+    "softmax": lambda e: w.softmax(e, e).dag,
+    "layer_norm": lambda e: w.layer_norm(e, e).dag,
+    "pool": lambda e: w.pool2d(1, min(e, 7), min(e, 7), e, 3, 1, 1).dag,
+}
