@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from schedules.dag import ComputeDAG, Stage
+from schedules.dag import ComputeDAG, Stage, canonical
 from schedules.expr import OPERATIONS, Call, walk
 
 FLOAT_CLASSES = ("addsub", "mul", "divmod", "compare", "math")
@@ -18,11 +18,18 @@ FLOAT_CLASSES = ("addsub", "mul", "divmod", "compare", "math")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``name`` is for people; tasks are equal for tuning when their :attr:`key` is."""
+    """``name`` is for people; tasks are equal for tuning when their :attr:`key` is.
+
+    ``dag`` has canonical names, whatever it was given with: records of one task then serve every
+    task of equal key.
+    """
 
     name: str
     dag: ComputeDAG
     weight: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dag", canonical(self.dag))
 
     @property
     def key(self) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from schedules.errors import UnsupportedProgram
-from schedules.expr import Axis, Call, Const, Expr, Read, walk
+from schedules.expr import Axis, Call, Const, Expr, Read, rebuild, walk
 
 SPATIAL = "spatial"
 REDUCE = "reduce"
@@ -166,3 +166,35 @@ def expr_text(expr: Expr, tensors: dict[str, str], axes: dict[str, str]) -> str:
         case Call(op, args, dtype):
             inner = ", ".join(expr_text(a, tensors, axes) for a in args)
             return f"{op}({inner})" if op != "cast" else f"cast({inner}, {dtype})"
+
+
+def canonical(dag: ComputeDAG) -> ComputeDAG:
+    """``dag`` with names given by position, so that equal keys mean equal names.
+
+    Steps speak of names: a record of one network serves the same task of another only so. Inputs
+    become ``x0 ...`` (``w`` if constant), stages ``s0 ...``, their axes ``i0 ...`` and ``k0 ...``.
+    """
+    tensors = {t.name: f"{'w' if t.constant else 'x'}{n}" for n, t in enumerate(dag.inputs)}
+    tensors |= {s.name: f"s{n}" for n, s in enumerate(dag.stages)}
+    return ComputeDAG(
+        tuple(replace(t, name=tensors[t.name]) for t in dag.inputs),
+        tuple(_renamed(stage, tensors) for stage in dag.stages),
+        tuple(tensors[name] for name in dag.outputs),
+    )
+
+
+def _renamed(stage: Stage, tensors: dict[str, str]) -> Stage:
+    axes = {a.name: f"i{n}" for n, a in enumerate(stage.spatial)}
+    axes |= {a.name: f"k{n}" for n, a in enumerate(stage.reduce)}
+
+    def change(node: Expr) -> Expr | None:
+        if isinstance(node, Axis):
+            return Axis(axes[node.name])
+        return replace(node, tensor=tensors[node.tensor]) if isinstance(node, Read) else None
+
+    return replace(
+        stage,
+        name=tensors[stage.name],
+        axes=tuple(replace(a, name=axes[a.name]) for a in stage.axes),
+        body=rebuild(stage.body, change),
+    )

@@ -7,6 +7,7 @@ The loops are Ansor's "SSRSRS" with the last spatial level fixed to a register t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from schedules.dag import IterAxis, Stage
 from schedules.hardware import Hardware
@@ -28,7 +29,10 @@ from search_space.analysis import (
 from search_space.draft import Draft
 from search_space.factors import multiples, register_tiles, unroll_factors, waste
 
-UNROLL_LIMIT = 16
+# Unrolled steps share operands that then fill registers; more than a few spill the accumulators.
+UNROLL_LIMIT = 4
+# A reduction this short is worth unrolling whole: nothing is left of its loops.
+UNROLL_WHOLE = 9
 ROW_AXES = 2
 UNROLLED_VECTORS = 4
 
@@ -114,7 +118,8 @@ def _knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     for axis in pair.outer:
         draft = draft.knob(Knob(_name(pair, axis.name), multiples(axis.extent), group), 0)
     extents = tuple(a.extent for a in pair.accumulate.reduce)
-    unroll = unroll_factors(extents, UNROLL_LIMIT)
+    whole = prod(extents) <= UNROLL_WHOLE
+    unroll = unroll_factors(extents, UNROLL_WHOLE if whole else UNROLL_LIMIT)
     return draft.knob(Knob(_name(pair, "unroll"), unroll, group), 0)
 
 

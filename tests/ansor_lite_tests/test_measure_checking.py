@@ -26,7 +26,7 @@ def test_a_program_of_another_task_is_wrong_and_its_own_is_right() -> None:
     checking = Checking(scaled(), TARGET)
     assert checking.wrong(program(scaled())) == ""
     off = elementwise(Call("add", (at("x"), at("w")), F32))
-    assert checking.wrong(program(off)).startswith("y: off by ")
+    assert checking.wrong(program(off)).startswith("s0: off by ")
 
 
 def test_an_element_that_is_never_written_is_wrong() -> None:
