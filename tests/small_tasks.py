@@ -1,4 +1,4 @@
-"""Small programs of every kind that rules must handle: what networks hold, and what no list mentions.
+"""Small programs of every kind that rules must handle: layers, and what no list mentions.
 
 ``SMALL`` maps a name to a function that makes the DAG. Extents are odd where that is possible:
 tiles that do not divide are where loops, regions and footprints go wrong.

@@ -2,7 +2,7 @@
 
 ``read`` walks a TensorIR function before any pass. ``enumerate_touched`` evaluates the index
 expressions of a statement over its whole iteration space with NumPy and counts distinct elements.
-``disagreements`` compares both with what ``follow`` predicts. Nothing here shares code with ``nest``.
+``disagreements`` compares both with what ``follow`` predicts; no code is shared with ``nest``.
 """
 
 from __future__ import annotations
@@ -281,7 +281,8 @@ def _compare_stage(
             yield f"{stage.stage}: touches {counted} of {tensor}, predicted {predicted_counts}"
     known = {a.tensor.replace(".", "_") for a in stage.accesses}
     if known != set(_accesses(statement, lowered)):
-        yield f"{stage.stage}: accesses {sorted(_accesses(statement, lowered))}, not {sorted(known)}"
+        actual = sorted(_accesses(statement, lowered))
+        yield f"{stage.stage}: accesses {actual}, not {sorted(known)}"
 
 
 def _is_exact(accesses: list[AccessNest], affine: set[str]) -> bool:
