@@ -34,7 +34,7 @@ def distinct(terms: list[tuple[int, Ints]], n: int, depths: int) -> Ints:
     gapless; the count of two progressions is ``ab - max(0, a - q) * max(0, b - p)`` for coprime
     steps ``p`` and ``q``.
     """
-    count = np.ones((n, depths), dtype=np.int64)
+    count: Ints = np.ones((n, depths), dtype=np.int64)
     step = 0
     for coefficient, span in sorted(terms, key=lambda t: abs(t[0])):
         coefficient = abs(coefficient)
@@ -51,7 +51,7 @@ def distinct(terms: list[tuple[int, Ints]], n: int, depths: int) -> Ints:
 def bounded_count(expr: Expr, spans: dict[str, Ints], size: int) -> Ints:
     """Upper bound of the values of an index that is not affine."""
     names = {node.name for node in walk(expr) if isinstance(node, Axis)}
-    product = np.ones_like(next(iter(spans.values()))) if spans else np.ones((1, 1), np.int64)
+    product: Ints = np.ones_like(next(iter(spans.values()))) if spans else np.ones((1, 1), np.int64)
     for name in names:
         product = product * spans[name]
     return np.minimum(product, size)
@@ -61,10 +61,10 @@ def footprint(
     counts: list[Ints], shape: list[Ints], element: int, unit: bool, n: int, depths: int
 ) -> tuple[Ints, Ints]:
     """Elements and cache lines of a region; dimensions come innermost first."""
-    touched = np.ones((n, depths), dtype=np.int64)
-    run = np.ones((n, depths), dtype=np.int64)
-    rows = np.ones((n, depths), dtype=np.int64)
-    contiguous = np.ones((n, depths), dtype=bool)
+    touched: Ints = np.ones((n, depths), dtype=np.int64)
+    run: Ints = np.ones((n, depths), dtype=np.int64)
+    rows: Ints = np.ones((n, depths), dtype=np.int64)
+    contiguous: NDArray[np.bool_] = np.ones((n, depths), dtype=bool)
     for d, (count, size) in enumerate(zip(counts, shape, strict=False)):
         touched = touched * count
         joins = contiguous if d or unit else np.zeros_like(contiguous)

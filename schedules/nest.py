@@ -411,7 +411,7 @@ class Follower:
         depths = len(chain) + 1
         touched = np.ones((self.n, depths), dtype=np.int64)
         stride = np.zeros((self.n, depths - 1), dtype=np.int64)
-        running = np.ones(self.n, dtype=np.int64)
+        running: Ints = np.ones(self.n, dtype=np.int64)
         for d in range(depths - 2, -1, -1):
             if d in loops:
                 stride[:, d] = running
