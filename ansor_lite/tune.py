@@ -4,8 +4,6 @@ Read ``loop.py`` for what a run does. Here its parts are put together: target, s
 workers and log. Nothing is printed; ``on_event`` hears of everything.
 """
 
-# imports TVM (``tune_model`` only, when it is called)
-
 from __future__ import annotations
 
 import time
