@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -218,3 +219,14 @@ def test_without_a_compiler_zig_links(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(linker.importlib.util, "find_spec", lambda name: object())
     assert linker.linker_command() == [sys.executable, "-m", "ziglang", "cc"]
+
+
+def test_saves_with_no_compiler_on_the_path_if_zig_is_there(cnn, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    if importlib.util.find_spec("ziglang") is None:
+        with pytest.raises(InputError, match="ziglang"):
+            cnn.save(tmp_path / "net.so")
+        assert not list(tmp_path.iterdir())
+    else:
+        found = load(cnn.save(tmp_path / "net.so")).run({"x": image})["y"]
+        np.testing.assert_array_equal(found, cnn.run({"x": image})["y"])
