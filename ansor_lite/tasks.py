@@ -5,7 +5,7 @@ Separate from the graph passes so that search, log and report know tasks without
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -18,18 +18,16 @@ FLOAT_CLASSES = ("addsub", "mul", "divmod", "compare", "math")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``name`` is for people; tasks are equal for tuning when their :attr:`key` is.
-
-    ``dag`` has canonical names, whatever it was given with: records of one task then serve every
-    task of equal key.
-    """
+    """``name`` is for people; tasks are equal for tuning when their :attr:`key` is."""
 
     name: str
     dag: ComputeDAG
     weight: int = 1
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dag", canonical(self.dag))
+    def canonical(self) -> Task:
+        """The task with canonical names: what is tuned and logged, so that records of one task
+        serve every task of equal key."""
+        return replace(self, dag=canonical(self.dag))
 
     @property
     def key(self) -> str:

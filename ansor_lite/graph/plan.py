@@ -19,7 +19,7 @@ from tvm import relax
 from ansor_lite.frontend.network import Network
 from ansor_lite.graph.passes import fuse_network
 from ansor_lite.tasks import Task
-from schedules.dag import ComputeDAG
+from schedules.dag import ComputeDAG, canonical
 from schedules.errors import UnsupportedProgram
 from schedules.from_tir import from_tir
 from search_space.analysis import has_anchor
@@ -87,7 +87,7 @@ def checked_dag(function: tvm.tirx.PrimFunc, constants: tuple[int, ...]) -> Comp
     dag = from_tir(function, constants)
     if len(dag.inputs) + len(dag.outputs) != len(function.params):
         raise UnsupportedProgram("a parameter is neither read nor written")
-    return dag
+    return canonical(dag)
 
 
 def kernel_calls(module: tvm.IRModule) -> list[Any]:
