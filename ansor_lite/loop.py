@@ -408,10 +408,10 @@ def stream(seed: int, name: str, number: int) -> np.random.Generator:
 
 
 def distinct(tasks: Iterable[Task]) -> list[Task]:
-    """Tasks of equal key merged, their weights added, in first order."""
+    """Tasks of equal key merged under canonical names, weights added, in first order."""
     found: dict[str, Task] = {}
     for task in tasks:
         known = found.get(task.key)
         weight = task.weight + (known.weight if known else 0)
         found[task.key] = Task(known.name if known else task.name, task.dag, weight)
-    return list(found.values())
+    return [task.canonical() for task in found.values()]

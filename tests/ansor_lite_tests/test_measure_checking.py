@@ -26,7 +26,7 @@ def test_a_program_of_another_task_is_wrong_and_its_own_is_right() -> None:
     checking = Checking(scaled(), TARGET)
     assert checking.wrong(program(scaled())) == ""
     off = elementwise(Call("add", (at("x"), at("w")), F32))
-    assert checking.wrong(program(off)).startswith("s0: off by ")
+    assert checking.wrong(program(off)).startswith("y: off by ")
 
 
 def test_an_element_that_is_never_written_is_wrong() -> None:
@@ -38,7 +38,7 @@ def test_an_element_that_is_never_written_is_wrong() -> None:
 def test_roots_are_checked_on_positive_inputs() -> None:
     root = elementwise(Call("sqrt", (at("x"),), F32))
     checking = Checking(root, TARGET)
-    assert telling(checking.expected[0]) and (checking.inputs["x0"] > 0).all()
+    assert telling(checking.expected[0]) and (checking.inputs["x"] > 0).all()
 
 
 def test_a_constant_result_is_still_compared() -> None:
