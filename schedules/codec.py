@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -34,7 +35,34 @@ def _step(entry: Json) -> Step:
         raise ScheduleError(
             f"step {entry[0]!r} takes {len(fields(cls))} fields, not {len(entry) - 1}"
         )
-    return cls(*(_frozen(v) for v in entry[1:]))
+    values = [_frozen(v) for v in entry[1:]]
+    for field, value in zip(fields(cls), values, strict=True):
+        if not _FIELD_CHECKS[str(field.type)](value):
+            raise ScheduleError(f"{field.name} of step {entry[0]!r} cannot be {value!r}")
+    return cls(*values)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(check, value))
+
+
+# Type of a field of a step -> what a closed step may hold there.
+_FIELD_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "str": _is_text,
+    "int": _is_count,
+    "bool": lambda value: isinstance(value, bool),
+    "tuple[str, ...]": _all(_is_text),
+    "tuple[Number, ...]": _all(_is_count),
+    "tuple[str, str] | None": lambda v: v is None or (_all(_is_text)(v) and len(v) == 2),
+}
 
 
 def _plain(value: Any) -> Json:

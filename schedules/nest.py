@@ -294,10 +294,7 @@ class Follower:
         """Number of chain loops of ``plan`` outside the copy."""
         if pack.at is None:
             return 0
-        for d, loop in enumerate(plan.chain):
-            if (loop.stage, loop.name) == pack.at:
-                return d + 1
-        raise ScheduleError(f"pack for {plan.name!r}: {pack.at} is not around it")
+        return [(loop.stage, loop.name) for loop in plan.chain].index(pack.at) + 1
 
     def pack_loops(self, plan: StagePlan, pack: Pack) -> list[int]:
         """The chain loops (positions) that index the packed copy, outermost first."""

@@ -14,7 +14,9 @@ from schedules.errors import ScheduleError
 from schedules.expr import Affine, Call, Expr, Read, affine
 from schedules.rewrites import apply_rewrites
 from schedules.steps import (
+    ANNOTATIONS,
     REWRITES,
+    SCOPES,
     Annotate,
     ComputeAt,
     Number,
@@ -132,10 +134,13 @@ def build_plan(dag: ComputeDAG, steps: tuple[Step, ...]) -> Plan:
         if not isinstance(step, REWRITES):
             if step.stage not in drafts:
                 raise ScheduleError(f"{type(step).__name__}: there is no stage {step.stage!r}")
+            _check_values(step)
             _note(drafts[step.stage], step)
     plans: dict[str, StagePlan] = {}
     for stage in reversed(dag.stages):
         plans[stage.name] = _stage_plan(dag, stage, drafts, plans)
+    for plan in plans.values():
+        _check_pack_places(plan, plans)
     return Plan(dag, tuple(plans[s.name] for s in dag.stages))
 
 
@@ -145,6 +150,20 @@ def _check_order(steps: tuple[Step, ...]) -> None:
         if isinstance(step, REWRITES) and seen_loop_step:
             raise ScheduleError(f"{type(step).__name__} of {step.stage!r} follows a loop step")
         seen_loop_step |= not isinstance(step, REWRITES)
+
+
+def _check_values(step: Step) -> None:
+    """What a step read from a log may hold that no reader understands."""
+    match step:
+        case Tile():
+            if any(isinstance(f, int) and f < 1 for f in step.factors):
+                raise ScheduleError(f"tile of {step.stage!r}: {step.factors} are no tile sizes")
+        case Annotate():
+            if step.kind not in ANNOTATIONS:
+                raise ScheduleError(f"annotate of {step.stage!r}: unknown kind {step.kind!r}")
+        case Scope():
+            if step.scope not in SCOPES:
+                raise ScheduleError(f"scope of {step.stage!r}: unknown scope {step.scope!r}")
 
 
 def _note(draft: _Draft, step: Step) -> None:
@@ -181,6 +200,7 @@ def _stage_plan(
         stage_accesses(stage),
     )
     _check_annotations(plan)
+    _check_packs(dag, plan)
     return plan
 
 
@@ -252,6 +272,38 @@ def _check_annotations(plan: StagePlan) -> None:
     vector = [name for name, kind in plan.annotations.items() if kind == "vectorize"]
     if vector and (len(vector) > 1 or plan.loops[-1].name != vector[0]):
         raise ScheduleError(f"vectorize of {plan.name!r}: {vector} is not the innermost loop")
+
+
+def _check_packs(dag: ComputeDAG, plan: StagePlan) -> None:
+    for pack in plan.packs:
+        what = f"pack for {plan.name!r}"
+        if plan.name not in dag.consumers.get(pack.tensor, ()):
+            raise ScheduleError(f"{what}: it does not read {pack.tensor!r}")
+        source = dag.input_by_name.get(pack.tensor)
+        if pack.at is None and source is None:
+            raise ScheduleError(f"{what}: {pack.tensor!r} is computed, so it needs a place")
+        shared = len(dag.consumers[pack.tensor]) > 1
+        if pack.at is None and source is not None and source.constant and shared:
+            raise ScheduleError(f"{what}: other stages read {pack.tensor!r} as it was")
+
+
+def _check_pack_places(plan: StagePlan, plans: dict[str, StagePlan]) -> None:
+    """A copy stands around its reader and after its source."""
+    places = [(loop.stage, loop.name) for loop in plan.chain]
+    for pack in plan.packs:
+        if pack.at is None:
+            continue
+        what = f"pack for {plan.name!r}"
+        if pack.at not in places:
+            raise ScheduleError(f"{what}: {pack.at} is not around it")
+        target = plans[pack.at[0]]
+        outside = [loop.name for loop in target.loops].index(pack.at[1]) + 1
+        if outside < target.parallel:
+            raise ScheduleError(f"{what}: loop {pack.at[1]!r} is fused with the next one")
+        source = plans.get(pack.tensor)
+        around = plan.chain[: places.index(pack.at) + 1]
+        if source is not None and source.chain[: source.depth] != around[: source.depth]:
+            raise ScheduleError(f"{what}: {pack.tensor!r} is computed further inside")
 
 
 def stage_accesses(stage: Stage) -> tuple[Access, ...]:

@@ -68,6 +68,8 @@ def inline(dag: ComputeDAG, step: Inline) -> ComputeDAG:
 def cache_write(dag: ComputeDAG, step: CacheWrite) -> ComputeDAG:
     """Give an accumulating stage a separate copy of its result."""
     stage = _stage(dag, step.stage)
+    if f"{stage.name}.acc" in dag.by_name:
+        raise ScheduleError(f"cache_write of {stage.name!r}: it has an accumulator already")
     accumulator = replace(stage, name=f"{stage.name}.acc")
     indices = tuple(Axis(a.name) for a in stage.spatial)
     copy = Stage(
@@ -82,10 +84,10 @@ def split_reduction(dag: ComputeDAG, step: SplitReduction) -> ComputeDAG:
     axis = next((a for a in stage.reduce if a.name == step.axis), None)
     if axis is None or stage.combiner is None:
         raise ScheduleError(f"split_reduction of {stage.name!r}: {step.axis!r} is no reduce axis")
-    length = axis.extent // step.lanes
+    length = axis.extent // step.lanes if step.lanes > 0 else 0
     if length < 1:
         raise ScheduleError(
-            f"split_reduction of {stage.name!r}: {axis.name!r} has {axis.extent} < {step.lanes}"
+            f"split_reduction of {stage.name!r}: {step.lanes} parts of {axis.extent} elements"
         )
     partial = _partial_stage(stage, axis, step, length)
     lane = IterAxis(_lane_name(step), step.lanes, REDUCE)

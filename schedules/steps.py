@@ -153,3 +153,5 @@ STEP_TYPES: dict[str, type[Step]] = {
 }
 
 ANNOTATIONS = ("serial", "parallel", "vectorize", "unroll")
+
+SCOPES = ("global", "local", "shared")

@@ -208,7 +208,8 @@ def _packed(draft: Draft, pair: TilePair, order: str) -> list[Draft]:
             continue
         if sum(a.tensor == name for a in stage_accesses(pair.accumulate)) > 1:
             continue
-        if name in inputs and inputs[name].constant:
+        constant = name in inputs and inputs[name].constant
+        if constant and dag.consumers[name] == (pair.accumulate.name,):
             draft = draft.loop(Pack(pair.accumulate.name, name))
         elif not is_contiguous_along(access, pair.vector.name):
             block = (pair.consume.name, _last_parallel(pair))
@@ -216,7 +217,7 @@ def _packed(draft: Draft, pair: TilePair, order: str) -> list[Draft]:
             return [
                 draft.loop(Pack(pair.accumulate.name, name, at)).called(label)
                 for label, at in places
-                if at is not None or name in inputs
+                if at is not None or (name in inputs and not constant)
             ]
     return [draft]
 
