@@ -46,8 +46,8 @@ class TuningOptions:
     seed: int = 0
     batch: int = 16
     epsilon: float = 0.1
-    population: int = 2048
-    generations: int = 4
+    population: int = 1024
+    generations: int = 3
     cost_model: str = "xgboost"
     strategy: str = "gradient"
     objective: str = "latency"
@@ -121,7 +121,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 PRESETS: Mapping[str, TuningOptions] = MappingProxyType(
     {
-        "quick": TuningOptions(trials=256, generations=2, population=1024),
+        "quick": TuningOptions(trials=256, generations=2, population=512),
         "default": TuningOptions(),
         "full": TuningOptions(trials=20_000, task_patience=1024),
     }
