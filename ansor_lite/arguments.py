@@ -47,7 +47,7 @@ def check_writable(path: Path) -> None:
 
 def check_appendable(path: Path) -> None:
     """Raise :class:`InputError` unless lines can be appended to ``path``, new or not."""
-    if not path.exists():
+    if not path.is_file():
         check_writable(path)
         return
     try:

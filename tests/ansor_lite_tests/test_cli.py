@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import small_models
 import typer
 from onnx import TensorProto, helper
 
-from ansor_lite.cli import BAD_INPUT, INTERRUPTED, app, run, tuner
+from ansor_lite.cli import BAD_INPUT, FAILED, INTERRUPTED, app, run, tuner
 from ansor_lite.target import TARGETS, cpu_features, native
 
 ROOT = Path(__file__).parents[2]
@@ -269,3 +270,20 @@ def test_version_and_help_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, "ansor-lite", ["--version"]) == 0
     assert run(app, "ansor-lite", ["log", "--help"]) == 0
     assert "distill" in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_tuning_with_the_trials_so_far(tmp_path: Path) -> None:
+    onnx.save(small_models.small_cnn(), tmp_path / "net.onnx")
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    command = [sys.executable, "-c", TUNE, "net.onnx", "--trials", "50"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=small_files
+    )
+    assert done.returncode == FAILED
+    assert done.stderr.startswith("error: cannot append to the log net.tune.jsonl")
+    lines = (tmp_path / "net.tune.jsonl").read_bytes()
+    assert lines.endswith(b"\n") and [json.loads(line)["v"] for line in lines.splitlines()]
+    assert not (tmp_path / "net.so").exists()
