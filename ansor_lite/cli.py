@@ -31,6 +31,7 @@ from ansor_lite.arguments import (
 )
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.interrupt import stop_on_signals
+from ansor_lite.linker import linker_command
 from ansor_lite.options import TuningOptions
 from ansor_lite.quiet import native_stderr_hidden
 from ansor_lite.report.text import count_text
@@ -166,6 +167,7 @@ def tune_model(
     check_readable(model)
     check_writable(output)
     check_appendable(log)
+    linker_command()
     with _quiet(verbose):
         return _tune(model, target, options, log, output, shapes)
 
@@ -273,6 +275,7 @@ def compile_model(
     check_readable(model)
     check_readable(log)
     check_writable(output)
+    linker_command()
     with _quiet(verbose):
         import ansor_lite as al
 

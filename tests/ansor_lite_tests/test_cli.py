@@ -164,6 +164,15 @@ def test_ansor_lite_refuses_in_one_line(
     refuse(app, *APP_REFUSES[case], files, capsys)
 
 
+def test_without_a_linker_tuning_does_not_begin(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("ansor_lite.linker.importlib.util.find_spec", lambda name: None)
+    refuse(tuner, "net.onnx", "the Python package ziglang", files, capsys)
+
+
 # ------------------------------------------------------------------ the whole path
 
 
