@@ -15,6 +15,7 @@ from tvm.relax import transform
 
 from ansor_lite.graph.bounds import clamp_indices
 from ansor_lite.graph.fold import fold_constants
+from ansor_lite.graph.simplify import simplify
 
 # Channels last: the vectorised dimension is the innermost of data, weights and result.
 LAYOUTS = {
@@ -41,6 +42,7 @@ def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
         ]
     )(module)
     folded = fold_constants(clamp_indices(fold_constants(simplified)))
+    folded = fold_constants(simplify(folded))
     converted = transform.ConvertLayout({}, layout_cb=_layouts)(folded)
     folded = fold_constants(transform.Normalize()(converted))
     return tvm.transform.Sequential(
