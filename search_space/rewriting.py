@@ -37,9 +37,23 @@ def rule_inline(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, 
     consumers = [dag.stage(name) for name in dag.consumers[stage.name]]
     if not consumers or not all(_may_inline(dag, stage, c) for c in consumers):
         return None
-    if len(consumers) > 1 and has_math(stage):
+    if (len(consumers) > 1 and has_math(stage)) or _is_last_in_place(dag, stage):
         return None
     return (draft.rewrite(Inline(stage.name)),)
+
+
+def _is_last_in_place(dag: ComputeDAG, stage: Stage) -> bool:
+    """It takes over the tiles of an accumulating stage, and no consumer could in its stead."""
+    producers = [dag.by_name[r.tensor] for r in stage.reads() if r.tensor in dag.by_name]
+    if not any(
+        has_data_reuse(p)
+        and single_consumer(dag, p) is stage
+        and elementwise_map(p, stage) is not None
+        for p in producers
+    ):
+        return False
+    consumer = single_consumer(dag, stage)
+    return consumer is None or elementwise_map(stage, consumer) is None
 
 
 def _may_inline(dag: ComputeDAG, stage: Stage, consumer: Stage) -> bool:

@@ -11,7 +11,7 @@ from schedules.sketch import Knob
 from schedules.steps import Annotate, CacheWrite, ComputeAt, Ref, Reorder, Scope, Step, Tile
 from search_space.analysis import dtype_bytes_of, has_data_reuse, vector_axis
 from search_space.draft import Draft
-from search_space.tiling import UNROLLED_VECTORS, lanes_for, vector_steps
+from search_space.tiling import UNROLLED_VECTORS, lanes_for, tile_pair, vector_steps
 
 VECTORS = ((1,), (2,), (4,), (8,))
 BLOCKS_PER_THREAD = 8
@@ -29,7 +29,7 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
     if stage.combiner is not None:
         draft = draft.rewrite(CacheWrite(stage.name)).place(f"{stage.name}.acc")
         stage = draft.current.stage(stage.name)
-    group = _row_group(draft, stage)
+    group = _row_group(draft, stage, hardware)
     prefix = _common_prefix(draft.current, stage, group)
     rows = prod(stage.axis(name).extent for name in prefix)
     plain = _simple_nest(draft, stage, hardware)
@@ -46,13 +46,18 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
     return (fused.called("rows-fused"), plain)
 
 
-def _row_group(draft: Draft, stage: Stage) -> set[str]:
-    """Unplaced stages without data reuse all of whose readers are ``stage`` or in the group."""
+def _row_group(draft: Draft, stage: Stage, hardware: Hardware) -> set[str]:
+    """Unplaced stages without data reuse all of whose readers are ``stage`` or in the group.
+
+    A stage that takes over the tiles of an accumulating one stays with that one.
+    """
     group: set[str] = set()
     for candidate in draft.pending:
         readers = set(draft.current.consumers[candidate.name])
         inside = readers and readers <= group | {stage.name}
-        if inside and not has_data_reuse(candidate) and candidate.name not in draft.current.outputs:
+        if not inside or candidate.name in draft.current.outputs or has_data_reuse(candidate):
+            continue
+        if tile_pair(draft, candidate, hardware) is None:
             group.add(candidate.name)
     return group
 
