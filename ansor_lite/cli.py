@@ -37,6 +37,7 @@ from ansor_lite.quiet import native_stderr_hidden
 from ansor_lite.report.text import count_text
 
 if TYPE_CHECKING:
+    from ansor_lite.events import Event
     from ansor_lite.measure.peak import Peak
     from ansor_lite.records import Records
     from ansor_lite.report.lines import LineReport
@@ -181,15 +182,21 @@ def _tune(
     shapes: dict[str, tuple[int, ...]],
 ) -> int:
     from ansor_lite import target as targets
+    from ansor_lite.events import TuningStarted
     from ansor_lite.tune import tune_model
 
     target = targets.parse(target_name, options.threads)
     targets.require_native(target)
-    report = _report(_peak(target))
-    if options.seconds is not None:
-        # The budget covers what was spent before: start-up and the peak measurement.
+    report = _report()
+    if options.seconds is not None:  # the budget covers starting up as well
         left = options.seconds - (time.monotonic() - STARTED)
         options = options.replace(seconds=max(left, 1e-3))
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TuningStarted):
+            report.peak_gflops = _peak_gflops(target)
+        report(event)
+
     with stop_on_signals() as stop:
         with report:
             result = tune_model(
@@ -198,7 +205,7 @@ def _tune(
                 options=options,
                 log=log,
                 shapes=shapes,
-                on_event=report,
+                on_event=listen,
                 stop=stop,
             )
         assert result.module is not None  # tune_model always compiles
@@ -217,16 +224,20 @@ def _peak(target: Target) -> Peak | None:
         return None  # the table then shows no shares of it
 
 
-def _report(peak: Peak | None) -> LiveReport | LineReport:
+def _peak_gflops(target: Target) -> float | None:
+    peak = _peak(target)
+    return None if peak is None else peak.gflops
+
+
+def _report() -> LiveReport | LineReport:
     from ansor_lite.report.lines import LineReport
     from ansor_lite.report.live import LiveReport
     from ansor_lite.report.tables import stdout_console
 
     console = stdout_console()
-    gflops = peak.gflops if peak else None
     if console.is_terminal:
-        return LiveReport(console, gflops)
-    return LineReport(lambda line: print(line, flush=True), gflops)
+        return LiveReport(console)
+    return LineReport(lambda line: print(line, flush=True))
 
 
 # ---------------------------------------------------------------------- ansor-lite

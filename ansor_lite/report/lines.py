@@ -18,12 +18,12 @@ from ansor_lite.report.text import (
 
 
 class LineReport:
-    """Gives every event that matters as one line to ``write``."""
+    """Gives every event that matters as one line to ``write``; see :class:`LiveReport`."""
 
-    def __init__(self, write: Callable[[str], None], peak_gflops: float | None) -> None:
+    def __init__(self, write: Callable[[str], None], peak_gflops: float | None = None) -> None:
         self.progress = Progress()
         self._write = write
-        self._peak = peak_gflops
+        self.peak_gflops = peak_gflops
 
     def __enter__(self) -> LineReport:
         return self
@@ -43,7 +43,7 @@ class LineReport:
             case TuningStarted():
                 self._write(_start_line(self.progress))
             case BatchMeasured():
-                self._write(_batch_line(event, self.progress, self._peak))
+                self._write(_batch_line(event, self.progress, self.peak_gflops))
             case TuningWarning():
                 self._write(f"warning: {event.message}")
             case TuningFinished():

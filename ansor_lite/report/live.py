@@ -26,12 +26,15 @@ REDRAWS_PER_SECOND = 2.0
 
 
 class LiveReport:
-    """Shows events as a table on a terminal; use as a context manager, call with each event."""
+    """Shows events as a table on a terminal; use as a context manager, call with each event.
 
-    def __init__(self, console: Console, peak_gflops: float | None) -> None:
+    ``peak_gflops`` may be set once it is known; without it there are no shares.
+    """
+
+    def __init__(self, console: Console, peak_gflops: float | None = None) -> None:
         self.progress = Progress()
         self._console = console
-        self._peak = peak_gflops
+        self.peak_gflops = peak_gflops
         self._heard = time.monotonic()
         self._live = Live(
             console=console,
@@ -60,7 +63,7 @@ class LiveReport:
     def _render(self) -> RenderableType:
         rows = max(3, self._console.height - FRAME_LINES)
         since = time.monotonic() - self._heard
-        return tuning_table(self.progress, self._peak, rows, since)
+        return tuning_table(self.progress, self.peak_gflops, rows, since)
 
 
 def tuning_table(
