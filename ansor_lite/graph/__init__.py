@@ -1,5 +1,6 @@
 """From a network to tasks: Relax passes (``passes.py``) and the plan of kernel calls (``plan.py``).
 
-Read ``plan.py`` first. ``fold.py`` evaluates constants in numpy, ``bounds.py`` keeps indices inside
-their tables. All of it is a pure function of the model, so that replay makes the same decisions.
+Read ``plan.py`` first. ``fold.py`` evaluates constants in numpy, ``simplify.py`` clears the way for
+fusion, ``bounds.py`` keeps indices inside their tables, ``concat.py`` removes copies once kernels
+are scheduled. All of it is a pure function of the model, so that replay makes the same decisions.
 """
