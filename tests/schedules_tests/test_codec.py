@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_tasks import HARDWARE, SMALL
 
-from schedules.codec import dag_from_json, dag_to_json, steps_from_json, steps_to_json
+from schedules.codec import (
+    dag_from_json,
+    dag_to_json,
+    expr_from_json,
+    expr_to_json,
+    steps_from_json,
+    steps_to_json,
+)
 from schedules.errors import ScheduleError
 from schedules.expr import Const
 from schedules.nest import all_effective_steps
@@ -63,8 +70,6 @@ def test_programs_come_back(name: str) -> None:
 
 @pytest.mark.parametrize("value", (float("inf"), float("-inf"), 1.5, 7, True))
 def test_literals_come_back(value: float) -> None:
-    from schedules.codec import expr_from_json, expr_to_json
-
     text = json.dumps(expr_to_json(Const(value, "float32")), allow_nan=False)
     again = expr_from_json(json.loads(text))
     assert isinstance(again, Const)
