@@ -300,6 +300,9 @@ def _check_pack_places(plan: StagePlan, plans: dict[str, StagePlan]) -> None:
         outside = [loop.name for loop in target.loops].index(pack.at[1]) + 1
         if outside < target.parallel:
             raise ScheduleError(f"{what}: loop {pack.at[1]!r} is fused with the next one")
+        kinds = [target.annotations.get(loop.name) for loop in target.loops[:outside]]
+        if "vectorize" in kinds:
+            raise ScheduleError(f"{what}: loop {pack.at[1]!r} is inside a vectorized loop")
         source = plans.get(pack.tensor)
         around = plan.chain[: places.index(pack.at) + 1]
         if source is not None and source.chain[: source.depth] != around[: source.depth]:

@@ -111,6 +111,10 @@ REFUSED: dict[str, tuple[tuple[Step, ...], str]] = {
         ),
         "pack for 's': loop 'i.0' is fused with the next",
     ),
+    "pack in a vector": (
+        (Annotate("y", ("j.0",), "vectorize"), Pack("y", "s", ("y", "j.0"))),
+        "pack for 'y': loop 'j.0' is inside a vectorized loop",
+    ),
     "inline sum": ((Inline("s"),), "inline of 's': it reduces over 'k'"),
     "inline output": ((Inline("y"),), "inline of 'y': it is an output"),
     "inline ghost": ((Inline("q"),), "there is no stage 'q'"),
