@@ -89,6 +89,8 @@ def split_reduction(dag: ComputeDAG, step: SplitReduction) -> ComputeDAG:
         raise ScheduleError(
             f"split_reduction of {stage.name!r}: {step.lanes} parts of {axis.extent} elements"
         )
+    if any(a.name == _lane_name(step) for a in stage.axes):
+        raise ScheduleError(f"split_reduction of {stage.name!r}: {axis.name!r} is split already")
     partial = _partial_stage(stage, axis, step, length)
     lane = IterAxis(_lane_name(step), step.lanes, REDUCE)
     spatial = tuple(Axis(a.name) for a in stage.spatial)

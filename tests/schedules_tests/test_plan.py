@@ -124,6 +124,10 @@ REFUSED: dict[str, tuple[tuple[Step, ...], str]] = {
     ),
     "split spatial": ((SplitReduction("s", "i", 2),), "split_reduction of 's': 'i' is no reduce"),
     "split too far": ((SplitReduction("s", "k", 9),), "split_reduction of 's': 9 parts of 8"),
+    "split again": (
+        (SplitReduction("s", "k", 2), SplitReduction("s.lanes", "k", 2)),
+        "split_reduction of 's.lanes': 'k' is split already",
+    ),
     "split in none": ((SplitReduction("s", "k", 0),), "split_reduction of 's': 0 parts of 8"),
 }
 
