@@ -16,6 +16,14 @@ LINE_BYTES = 64
 LINE_SHIFT = 6
 
 
+def table(n: int, columns: int, value: int) -> Ints:
+    """``[n, columns]`` filled with ``value``, column by column in memory.
+
+    Everything here works on whole columns: a depth of a loop chain, for all candidates.
+    """
+    return np.full((columns, n), value, dtype=np.int64).T
+
+
 def cache_lines(size: Ints) -> Ints:
     """Lines that ``size`` contiguous bytes fill; a shift, because integer division is slow."""
     return (size + (LINE_BYTES - 1)) >> LINE_SHIFT
@@ -34,7 +42,7 @@ def distinct(terms: list[tuple[int, Ints]], n: int, depths: int) -> Ints:
     gapless; the count of two progressions is ``ab - max(0, a - q) * max(0, b - p)`` for coprime
     steps ``p`` and ``q``.
     """
-    count: Ints = np.ones((n, depths), dtype=np.int64)
+    count = table(n, depths, 1)
     step = 0
     for coefficient, span in sorted(terms, key=lambda t: abs(t[0])):
         coefficient = abs(coefficient)
@@ -61,10 +69,10 @@ def footprint(
     counts: list[Ints], shape: list[Ints], element: int, unit: bool, n: int, depths: int
 ) -> tuple[Ints, Ints]:
     """Elements and cache lines of a region; dimensions come innermost first."""
-    touched: Ints = np.ones((n, depths), dtype=np.int64)
-    run: Ints = np.ones((n, depths), dtype=np.int64)
-    rows: Ints = np.ones((n, depths), dtype=np.int64)
-    contiguous: NDArray[np.bool_] = np.ones((n, depths), dtype=bool)
+    touched = table(n, depths, 1)
+    run = table(n, depths, 1)
+    rows = table(n, depths, 1)
+    contiguous: NDArray[np.bool_] = np.ones((depths, n), dtype=bool).T
     for d, (count, size) in enumerate(zip(counts, shape, strict=False)):
         touched = touched * count
         joins = contiguous if d or unit else np.zeros_like(contiguous)

@@ -23,6 +23,7 @@ from schedules.footprint import (
     distinct,
     dtype_bytes,
     footprint,
+    table,
 )
 from schedules.plan import Access, Plan, StagePlan
 from schedules.sketch import Choices, Sketch
@@ -148,7 +149,7 @@ class Follower:
     def _outer_spans(self, plan: StagePlan, axis: IterAxis) -> Ints:
         """Spans of ``axis`` at the depths outside the stage's own loops, ``[N, depth + 1]``."""
         if axis.kind == REDUCE or plan.attached is None:
-            return np.full((self.n, plan.depth + 1), axis.extent, dtype=np.int64)
+            return table(self.n, plan.depth + 1, axis.extent)
         dimension = [a.name for a in plan.stage.spatial].index(axis.name)
         return self.regions[plan.name][dimension].extent
 
@@ -183,16 +184,17 @@ class Follower:
 
     def _span(self, plan: StagePlan, axis: IterAxis) -> Ints:
         sizes = self.sizes[plan.name][axis.name]
-        columns = [self._outer_spans(plan, axis)]
+        result = table(self.n, len(plan.chain) + 1, 1)
+        result[:, : plan.depth + 1] = self._outer_spans(plan, axis)
         level = 0
-        for loop in plan.loops:
+        for d, loop in enumerate(plan.loops, plan.depth + 1):
             level += loop.axis == axis.name
-            current = sizes[level] if level < len(sizes) else np.ones(self.n, dtype=np.int64)
-            columns.append(current[:, None])
-        return np.concatenate(columns, axis=1)
+            if level < len(sizes):
+                result[:, d] = sizes[level]
+        return result
 
     def _influence(self, plan: StagePlan, axis: IterAxis) -> Ints:
-        result = np.zeros((self.n, len(plan.chain)), dtype=np.int64)
+        result = table(self.n, len(plan.chain), 0)
         if plan.attached is not None and axis.kind == SPATIAL:
             dimension = [a.name for a in plan.stage.spatial].index(axis.name)
             for (stage, name), coefficient in self.regions[plan.name][dimension].terms:
@@ -221,7 +223,7 @@ class Follower:
         extent: int,
         reads: list[tuple[StagePlan, Access]],
     ) -> Region:
-        whole = np.full((self.n, plan.depth + 1), extent, dtype=np.int64)
+        whole = table(self.n, plan.depth + 1, extent)
         linear: dict[tuple[tuple[tuple[str, str], int], ...], None] = {}
         low: list[int] = []
         high: list[Ints] = []
@@ -379,35 +381,40 @@ class Follower:
         depths = len(plan.chain) + 1
         element = dtype_bytes(self.plan.dag.dtype_of(tensor))
         counts: list[Ints] = []
-        stride = np.zeros((self.n, depths - 1), dtype=np.int64)
+        stride = table(self.n, depths - 1, 0)
         weight = np.ones(self.n, dtype=np.int64)
         unit = False
         for d in range(len(indices) - 1, -1, -1):
-            index, size = indices[d], shape[d]
+            index, size, first = indices[d], shape[d], self._followed(tensor, d)
             if index is None:
-                counts.append(bounded_count(exprs[d], spans, self.plan.dag.shape_of(tensor)[d]))
+                count = bounded_count(exprs[d], spans, self.plan.dag.shape_of(tensor)[d])
             else:
-                counts.append(distinct([(c, spans[a]) for a, c in index.terms], self.n, depths))
+                count = distinct([(c, spans[a]) for a, c in index.terms], self.n, depths)
                 for a, c in index.terms:
-                    stride += c * influence[a] * weight[:, None]
+                    stride[:, first:] += c * influence[a][:, first:] * weight[:, None]
                 unit |= d == len(indices) - 1 and any(abs(c) == 1 for _, c in index.terms)
+            if first:
+                count = count.copy()
+                count[:, :first] = count[:, [first]]
+            counts.append(count)
             weight = weight * size
         touched, lines = footprint(counts, shape[::-1], element, unit, self.n, depths)
-        owner = self.plan.by_name.get(tensor)
-        if owner is not None and owner.attached is not None:
-            # Every iteration outside its place uses the same compact buffer again.
-            stride[:, : owner.depth] = 0
-            touched[:, : owner.depth] = touched[:, [owner.depth]]
-            lines[:, : owner.depth] = lines[:, [owner.depth]]
         return AccessNest(tensor, mode, element, weight * element, touched, lines, stride)
+
+    def _followed(self, tensor: str, dimension: int) -> int:
+        """Number of outer loops that a compact buffer moves with: they use it again in place."""
+        owner = self.plan.by_name.get(tensor)
+        if owner is None or owner.attached is None:
+            return 0
+        return owner.depth if self.regions[tensor][dimension].terms else 0
 
     def _packed_access(self, plan: StagePlan, pack: Pack, mode: str) -> AccessNest:
         chain = self.chain_extents(plan)
         loops = self.pack_loops(plan, pack)
         element = dtype_bytes(self.plan.dag.dtype_of(pack.tensor))
         depths = len(chain) + 1
-        touched = np.ones((self.n, depths), dtype=np.int64)
-        stride = np.zeros((self.n, depths - 1), dtype=np.int64)
+        touched = table(self.n, depths, 1)
+        stride = table(self.n, depths - 1, 0)
         running: Ints = np.ones(self.n, dtype=np.int64)
         for d in range(depths - 2, -1, -1):
             if d in loops:
