@@ -63,10 +63,13 @@ def _row_group(draft: Draft, stage: Stage, hardware: Hardware) -> set[str]:
 
 
 def _common_prefix(dag: ComputeDAG, stage: Stage, group: set[str]) -> tuple[str, ...]:
-    """Leading axes of ``stage`` (without the last) that select one slice of every group member."""
+    """Leading axes of ``stage`` before the vectors that select one slice of every group member."""
     prefix: list[str] = []
     depends = {name: _slices(dag, stage, name, group) for name in group}
+    vector = vector_axis(stage, 2)
     for axis in stage.spatial[:-1]:
+        if axis == vector:
+            break
         if axis.extent > 1 and not all(axis.name in axes for axes in depends.values()):
             break
         prefix.append(axis.name)
