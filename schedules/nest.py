@@ -47,7 +47,8 @@ class AccessNest:
     """One tensor access of a statement, for all candidates.
 
     ``touched[n, d]``: distinct elements that one execution of everything inside the first ``d``
-    loops addresses (``d = 0``: the whole program; ``d = D``: one iteration, 1 element).
+    loops addresses (``d = 0``: the whole program; ``d = D``: one iteration, 1 element). Exact for
+    affine indices over contiguous regions; otherwise an upper bound.
     ``lines[n, d]``: the same in cache lines. ``stride[n, d]``: elements between two consecutive
     iterations of loop ``d``.
     """

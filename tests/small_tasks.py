@@ -11,10 +11,12 @@ from collections.abc import Callable
 import programs
 
 from ansor_lite import workloads as w
-from schedules.dag import ComputeDAG
+from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
+from schedules.expr import Axis, Call, Const, Read
 from schedules.hardware import Hardware
 
 HARDWARE = Hardware(threads=2)
+F = "float32"
 
 ODD = (1, 2, 3, 5, 7, 197)
 
@@ -22,6 +24,18 @@ ODD = (1, 2, 3, 5, 7, 197)
 def _unlisted(name: str, *constants: int, **sizes: int) -> Callable[[], ComputeDAG]:
     make = programs.PROGRAMS[name]
     return lambda: w.from_te(make(**sizes), name=name, constants=constants).dag
+
+
+def _channels_first_mean() -> ComputeDAG:
+    """``[3, 37, 5, 5] -> [3, 37, 1, 1]``: axes of one element stand behind the longest one."""
+    spatial = tuple(IterAxis(f"i{n}", extent) for n, extent in enumerate((3, 37, 1, 1)))
+    n, c, y, x = (Axis(name) for name in ("i0", "i1", "y", "x"))
+    window = (IterAxis("y", 5, REDUCE), IterAxis("x", 5, REDUCE))
+    total = Stage("total", (*spatial, *window), Read("data", (n, c, y, x), F), F, "sum")
+    zero = Const(0, "int64")
+    value = Call("div", (Read("total", (n, c, zero, zero), F), Const(25.0, F)), F)
+    stages = (total, Stage("mean", spatial, value, F))
+    return ComputeDAG((Tensor("data", (3, 37, 5, 5), F),), stages, ("mean",))
 
 
 SMALL: dict[str, Callable[[], ComputeDAG]] = {
@@ -48,6 +62,7 @@ SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "layer_norm": lambda: w.layer_norm(7, 197).dag,
     "max_pool": lambda: w.pool2d(1, 11, 11, 35, 3, 2, 1).dag,
     "average_pool": lambda: w.pool2d(1, 11, 11, 35, 3, 2, 0, kind="avg").dag,
+    "channels_first_mean": _channels_first_mean,
     "capsule_convolution": _unlisted("capsule_convolution", 1, co=19),
     "five_index_einsum": _unlisted("five_index_einsum", c=37),
     "banded_matmul": _unlisted("banded_matmul", rows=29, columns=37),
