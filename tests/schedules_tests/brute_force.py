@@ -164,10 +164,15 @@ def enumerate_touched(indices: list[Array], extents: list[int]) -> list[int]:
 # -- comparison with the nest ---------------------------------------------------------------------
 
 
-def disagreements(sketch: Sketch, rows: Choices, hardware: Hardware) -> list[str]:
-    """Every difference between ``follow`` and the lowered programs of ``rows``, as text."""
+def disagreements(
+    sketch: Sketch, rows: Choices, hardware: Hardware, bound: bool = False
+) -> list[str]:
+    """Every difference between ``follow`` and the lowered programs of ``rows``, as text.
+
+    ``bound``: touched elements may be fewer than predicted, as they are in regions with gaps.
+    """
     nest = follow(sketch, rows)
-    affine = _affine_tensors(sketch)
+    affine = {} if bound else _affine_tensors(sketch)
     found = []
     for n, row in enumerate(rows):
         lowered = lower(sketch.dag, effective_steps(sketch, row), hardware)
@@ -181,6 +186,7 @@ def _affine_tensors(sketch: Sketch) -> dict[str, set[str]]:
     for plan in sketch.plan.stages:
         free = {a.tensor for a in plan.accesses if None in a.indices}
         result[plan.name] = {a.tensor for a in plan.accesses} - free | {plan.name}
+        result |= {f"{pack.tensor}.pack": {pack.tensor} for pack in plan.packs}
     return result
 
 
@@ -263,14 +269,14 @@ def _compare_stage(
     values = loop_values(statement.loops, split)
     extents = [x[1] for x in predicted]
     depths = _depths(stage, n)
-    exact = affine.get(stage.stage)
+    exact = affine.get(stage.stage, set())
     for tensor, accesses in _accesses(statement, lowered).items():
         counted = [_count(indices, values, extents, ()) for indices in accesses]
         wanted = [a for a in stage.accesses if a.tensor.replace(".", "_") == tensor]
         predicted_counts = [a.touched[n][depths].tolist() for a in wanted]
         if None in counted:
             continue  # the index comes from memory
-        if exact is not None and not _is_exact(wanted, exact):
+        if not _is_exact(wanted, exact):
             shape = _shape(statement, tensor)
             counted = [_count(indices, values, extents, shape) for indices in accesses]
             agree = bool(np.all(np.sum(predicted_counts, axis=0) >= np.sum(counted, axis=0)))
@@ -306,7 +312,8 @@ def _accesses(statement: Statement, lowered: Lowered) -> dict[str, list[Any]]:
 
 
 def _shape(statement: Statement, tensor: str) -> tuple[int, ...]:
-    buffer = next(x.source for x in loads(statement.store) if x.source.name == tensor)
+    buffers = [statement.store.buffer, *(x.source for x in loads(statement.store))]
+    buffer = next(b for b in buffers if b.name == tensor)
     return tuple(int(s) for s in buffer.shape)
 
 
