@@ -81,6 +81,8 @@ class StageNest:
     @property
     def extents(self) -> Ints:
         """``[N, D]``."""
+        if not self.loops:
+            return np.ones((len(self.allocated_bytes), 0), dtype=np.int64)
         return np.stack([loop.extent for loop in self.loops], axis=1)
 
 
@@ -339,7 +341,9 @@ class Follower:
         if stage.name in self.plan.dag.outputs:
             allocated = np.zeros(self.n, dtype=np.int64)
         else:
-            allocated = np.prod(np.stack(self.stored_shape(stage.name), 0), axis=0) * element
+            allocated = np.full(self.n, element, dtype=np.int64)
+            for extent in self.stored_shape(stage.name):
+                allocated = allocated * extent
         return StageNest(
             stage.name,
             loops,

@@ -24,7 +24,7 @@ class Packing:
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
         """The packed copy of ``array``, C-contiguous."""
-        return np.ascontiguousarray(np.broadcast_to(array[self.indices], self.shape))
+        return np.broadcast_to(array[self.indices], self.shape).copy()
 
 
 def constant_packing(
