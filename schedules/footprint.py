@@ -21,7 +21,8 @@ def table(n: int, columns: int, value: int) -> Ints:
 
     Everything here works on whole columns: a depth of a loop chain, for all candidates.
     """
-    return np.full((columns, n), value, dtype=np.int64).T
+    rows: Ints = np.full((columns, n), value, dtype=np.int64)
+    return rows.T
 
 
 def cache_lines(size: Ints) -> Ints:

@@ -399,7 +399,7 @@ class Follower:
                     stride[:, first:] += c * influence[a][:, first:] * weight[:, None]
                 unit |= d == len(indices) - 1 and any(abs(c) == 1 for _, c in index.terms)
             if first:
-                count = count.copy()
+                count = count.copy(order="K")
                 count[:, :first] = count[:, [first]]
             counts.append(count)
             weight = weight * size

@@ -24,7 +24,8 @@ class Packing:
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
         """The packed copy of ``array``, C-contiguous."""
-        return np.broadcast_to(array[self.indices], self.shape).copy()
+        packed: NDArray[Any] = np.broadcast_to(array[self.indices], self.shape)
+        return packed.copy(order="C")
 
 
 def constant_packing(
