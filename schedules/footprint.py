@@ -21,8 +21,8 @@ def table(n: int, columns: int, value: int) -> Ints:
 
     Everything here works on whole columns: a depth of a loop chain, for all candidates.
     """
-    rows: Ints = np.full((columns, n), value, dtype=np.int64)
-    return rows.T
+    filled: Ints = np.full((columns, n), value, dtype=np.int64).T
+    return filled
 
 
 def cache_lines(size: Ints) -> Ints:

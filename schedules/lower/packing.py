@@ -24,8 +24,8 @@ class Packing:
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
         """The packed copy of ``array``, C-contiguous."""
-        packed: NDArray[Any] = np.broadcast_to(array[self.indices], self.shape)
-        return packed.copy(order="C")
+        packed: NDArray[Any] = np.broadcast_to(array[self.indices], self.shape).copy()
+        return packed
 
 
 def constant_packing(
