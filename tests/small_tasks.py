@@ -38,6 +38,14 @@ def _channels_first_mean() -> ComputeDAG:
     return ComputeDAG((Tensor("data", (3, 37, 5, 5), F),), stages, ("mean",))
 
 
+def _sum_of_everything() -> ComputeDAG:
+    """``[7, 3] -> []``: no axis is left to cut."""
+    axes = (IterAxis("i", 7, REDUCE), IterAxis("j", 3, REDUCE))
+    total = Stage("total", axes, Read("data", (Axis("i"), Axis("j")), F), F, "sum")
+    half = Call("mul", (Read("total", (), F), Const(0.5, F)), F)
+    return ComputeDAG((Tensor("data", (7, 3), F),), (total, Stage("half", (), half, F)), ("half",))
+
+
 SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "conv2d": lambda: w.conv2d(1, 9, 9, 5, 34, 3, 1, 1).dag,
     "conv2d_strided": lambda: w.conv2d(2, 11, 11, 3, 37, 3, 2, 1).dag,
@@ -62,6 +70,7 @@ SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "layer_norm": lambda: w.layer_norm(7, 197).dag,
     "max_pool": lambda: w.pool2d(1, 11, 11, 35, 3, 2, 1).dag,
     "average_pool": lambda: w.pool2d(1, 11, 11, 35, 3, 2, 0, kind="avg").dag,
+    "sum_of_everything": _sum_of_everything,
     "channels_first_mean": _channels_first_mean,
     "capsule_convolution": _unlisted("capsule_convolution", 1, co=19),
     "five_index_einsum": _unlisted("five_index_einsum", c=37),
