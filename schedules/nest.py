@@ -123,7 +123,19 @@ class Follower:
             raise ScheduleError(
                 f"tile of {plan.name!r}: {axis.name!r} is cut inside a reduction and not divisible"
             )
-        return [whole, *reversed(sizes)]
+        sizes = [whole, *reversed(sizes)]
+        if plan.stage.combiner is not None:
+            self._check_threads(plan, axis, sizes)
+        return sizes
+
+    def _check_threads(self, plan: StagePlan, axis: IterAxis, sizes: list[Ints]) -> None:
+        """Threads that share elements of an accumulation would disturb each other."""
+        for level in plan.shared_levels(axis.name):
+            inner = sizes[level + 1] if level + 1 < len(sizes) else 1
+            if np.any(sizes[level] % inner):
+                raise ScheduleError(
+                    f"tile of {plan.name!r}: threads would accumulate the same {axis.name!r}"
+                )
 
     def _loop_extents(self, plan: StagePlan) -> list[Ints]:
         extents = []

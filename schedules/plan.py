@@ -86,6 +86,10 @@ class StagePlan:
         """Number of leading own loops that are fused and parallel."""
         return sum(1 for loop in self.loops if self.annotations.get(loop.name) == "parallel")
 
+    def shared_levels(self, axis: str) -> frozenset[int]:
+        """Levels of an axis whose loops are parallel."""
+        return frozenset(x.level for x in self.loops[: self.parallel] if x.axis == axis)
+
     def repeated_levels(self, axis: str) -> frozenset[int]:
         """Levels of a spatial axis whose loops run inside a reduce loop of the stage."""
         kinds = [loop.kind for loop in self.loops]

@@ -11,7 +11,7 @@ from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Call, Const, Read
 from schedules.lower import lower
 from schedules.nest import effective_steps
-from schedules.steps import Annotate, Tile
+from schedules.steps import Tile
 from search_space.sketch_generation import default_steps, generate_sketches
 
 TOLERANCE = 1e-5
@@ -52,7 +52,7 @@ def test_ragged_tiles_around_a_reduction_add_nothing_twice() -> None:
     axes = (IterAxis("i", 7), IterAxis("k", 6, REDUCE))
     total = Stage("s", axes, Read("x", (Axis("i"), Axis("k")), F), F, "sum")
     case = Case(ComputeDAG((Tensor("x", (7, 6), F),), (total,), ("s",)), HARDWARE)
-    steps = (Tile("s", "i", (4,)), Tile("s", "k", (3,)), Annotate("s", ("i.0",), "parallel"))
+    steps = (Tile("s", "i", (4,)), Tile("s", "k", (3,)))
     assert case.error(steps) < TOLERANCE
 
 

@@ -66,6 +66,10 @@ REFUSED: dict[str, tuple[tuple[Step, ...], str]] = {
         (Tile("s", "i", (4,)), Reorder("s", ("j.0", "k.0", "i.0", "i.1"))),
         "tile of 's': 'i' is cut inside a reduction",
     ),
+    "shared sums": (
+        (Tile("s", "i", (4,)), Annotate("s", ("i.0",), "parallel")),
+        "tile of 's': threads would accumulate the same 'i'",
+    ),
     "missing loop": ((Reorder("y", ("i.0",)),), "reorder of 'y': .* are not its loops"),
     "levels": (
         (Tile("y", "i", (2,)), Reorder("y", ("i.1", "i.0", "j.0"))),
