@@ -192,7 +192,12 @@ class TuningLoop:
         return self.options.batch if state.history else min(WARM_UP, self.options.batch)
 
     def _measure(self, state: TaskState, batch: Sequence[Candidate]) -> bool:
-        """Measure and log one by one; whether the round came to its end."""
+        """Measure and log one by one, then check the best; whether the round came to its end."""
+        complete = self._measure_all(state, batch)
+        self._verify_best(state)
+        return complete
+
+    def _measure_all(self, state: TaskState, batch: Sequence[Candidate]) -> bool:
         waiting = list(batch)
         while waiting:
             now, waiting = waiting[: self._affordable()], waiting[self._affordable() :]
@@ -217,8 +222,6 @@ class TuningLoop:
         self.around.log.append(program, result, state.round)
         trial = Trial(candidate, result)
         state.add(trial)
-        if state.best is trial:
-            self._check(state, trial)
         self.around.on_event(
             TrialMeasured(
                 state.task.name, state.index, trial.seconds, result.status.value, trial.failure
@@ -229,13 +232,24 @@ class TuningLoop:
             gflops = state.task.flop / seconds / 1e9
             self.around.on_event(NewBest(state.task.name, state.index, seconds, gflops))
 
+    def _verify_best(self, state: TaskState) -> None:
+        """Check the best of a task until it stands.
+
+        Once a round: a check costs as much as several trials, and what was the best for a moment
+        does not matter.
+        """
+        while state.best is not None and not state.is_verified(state.best):
+            self._check(state, state.best)
+
     def _check(self, state: TaskState, trial: Trial) -> bool:
-        """Compare a new best with the unscheduled program; a deviation is logged as a result."""
+        """Compare with the unscheduled program; a deviation is logged as a result."""
         program = self._program(state, trial.candidate)
         verdict = self.around.measurer.check(program)
         if not verdict.ok:
             self.around.log.append(program, verdict, state.round)
             state.mark_wrong(trial, verdict.message or verdict.status.value)
+        else:
+            state.verified.add(trial.candidate.steps)
         return verdict.ok
 
     def _close(self, state: TaskState) -> None:
@@ -298,7 +312,7 @@ class TuningLoop:
         lines = [line for line in self.around.log.read() if line.task in by_key]
         candidates = _candidates(lines, by_key)
         rounds: list[list[Lesson]] = []
-        last: tuple[TaskState, Trial] | None = None
+        last: TaskState | None = None
         for line in lines:
             state, candidate = by_key[line.task], candidates[line.task, line.steps]
             known = state.known(candidate.steps)
@@ -306,12 +320,12 @@ class TuningLoop:
                 _amend(state, known, line.result)
                 continue
             rounds += [s.close_round() for s in self.states if self._is_over(s, state)]
-            trial = Trial(candidate, line.result)
-            state.add(trial)
-            last = state, trial
+            state.add(Trial(candidate, line.result))
+            last = state
         if last is not None:
-            self._settle(*last)
-            rounds += [s.close_round() for s in self.states if self._is_over(s, last[0])]
+            if self._is_over(last, last):
+                self._verify_best(last)  # the interruption may have come before its check
+            rounds += [s.close_round() for s in self.states if self._is_over(s, last)]
         self.around.learner.restore(rounds)
         for state in self.states:
             if state.trials and not state.open:
@@ -321,11 +335,6 @@ class TuningLoop:
         """Whether the open round of ``state`` had ended before the next trial: rounds never mix."""
         count = len(state.open)
         return count >= self._batch(state) or (count > 0 and state is not next_one)
-
-    def _settle(self, state: TaskState, trial: Trial) -> None:
-        """The last trial before an interruption may have been a new best without its check."""
-        if state.best is trial and not state.is_confirmed(trial):
-            self._check(state, trial)
 
     def _confirm_winners(self) -> None:
         """Time the best of every task again, beside what is close behind: luck must not win."""
@@ -339,8 +348,7 @@ class TuningLoop:
                 self._retime(state, [t for t in doubtful if self._checked(state, t)])
 
     def _checked(self, state: TaskState, trial: Trial) -> bool:
-        """The best was checked when it was measured; what was never the best is checked now."""
-        return trial is state.best or self._check(state, trial)
+        return state.is_verified(trial) or self._check(state, trial)
 
     def _retime(self, state: TaskState, trials: Sequence[Trial]) -> None:
         programs = [self._program(state, t.candidate) for t in trials]

@@ -55,6 +55,7 @@ class TaskState:
     closed: int = 0  # trials in finished rounds
     history: list[float | None] = field(default_factory=list)
     confirmed: dict[tuple[Step, ...], float] = field(default_factory=dict)
+    verified: set[tuple[Step, ...]] = field(default_factory=set)  # compute what the task says
     done: str = ""
     best: Trial | None = None  # the fastest that ran to the end
     measured: int = 0  # programs that ran to the end
@@ -95,6 +96,10 @@ class TaskState:
         """Whether the trial has been timed again."""
         return trial.candidate.steps in self.confirmed
 
+    def is_verified(self, trial: Trial) -> bool:
+        """Whether the result of the trial has been compared with the unscheduled program's."""
+        return trial.candidate.steps in self.verified
+
     def latest(self, trial: Trial) -> float:
         """Seconds of a trial that ran, by its last timing."""
         return self.confirmed.get(trial.candidate.steps, trial.result.time or 0.0)
@@ -124,6 +129,8 @@ class TaskState:
         trials = self.open
         self.search.observe([t.candidate for t in trials], [t.seconds for t in trials])
         self.closed = len(self.trials)
+        if self.best is not None:
+            self.verified.add(self.best.candidate.steps)
         self.history.append(self.seconds)
         sketches = self.search.space.sketches
         return [lesson(self.task.dag, sketches, t.candidate, t.seconds, t.failure) for t in trials]
