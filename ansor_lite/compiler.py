@@ -66,7 +66,10 @@ def compile(
     chosen = targets.parse(target, threads)
     records = read(log) if log is not None else Records()
     graph = plan_network(import_network(model, shapes))
-    found = replay(records, graph.tunable, chosen, strict)
+    if strict:
+        replay(records, graph.tunable, chosen, strict)
+    # Tasks that need no search may have been tuned on request, and then have records too.
+    found = replay(records, graph.tasks, chosen)
     for warning in found.warnings:
         on_event(TuningWarning(warning))
     return compile_graph(graph, found.steps_for, chosen, found.digest)

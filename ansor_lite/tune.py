@@ -143,7 +143,7 @@ def tune_model(
     path = Path(log) if log is not None else Path(f"{graph.network.name}.tune.jsonl")
     reserve = compile_reserve(options, len(graph.tasks))
     result = _tune_here(tasks, chosen, options, path, on_event, stop, started, reserve)
-    found = replay(records.read(path), tasks, chosen)
+    found = replay(records.read(path), graph.tasks, chosen)
     module = compile_graph(graph, found.steps_for, chosen, found.digest)
     return replace(result, module=module, seconds=time.monotonic() - started)
 

@@ -111,7 +111,7 @@ def tune(task: Task, target: Target, options: TuningOptions) -> Tuned:
     if result.steps is None or result.seconds is None:
         raise AnsorLiteError(f"{task.name}: no program ran")
     with LocalWorkers(target, 1) as workers:
-        verdict = workers.check(Candidate(task, result.steps))
+        verdict = workers.check(Candidate(result.task, result.steps))
     gflops = task.flop / result.seconds / 1e9
     return Tuned(
         task.name,
