@@ -167,7 +167,7 @@ def test_candidates_command(model: Path, tmp_path: Path) -> None:
     assert candidates.main(["--model", str(model), "--output", str(output), *options]) == 0
     found = result_of(output)
     assert found["candidates"] > 0 and found["candidates_per_second"] > 0
-    assert 0.5 < sum(each["own_share"] for each in found["profile"]) <= 1.0
+    assert all(0.0 <= each["own_share"] <= 1.0 for each in found["profile"])
 
 
 @pytest.mark.parametrize("name", list(programs.DENSE))
