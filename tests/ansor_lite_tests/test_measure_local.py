@@ -56,7 +56,7 @@ def test_a_worker_killed_while_building_costs_no_other_candidate(workers: LocalW
 
 
 def test_hopeless_programs_stop_early(workers: LocalWorkers) -> None:
-    large = tiled(scaled(1 << 22), 16)
+    large = tiled(scaled(1 << 24), 16)
     [result] = workers.measurer().measure([large], best_seconds=1e-6)
     assert result.status is Status.SLOW and len(result.seconds) == 1
 
