@@ -116,12 +116,6 @@ def test_no_weights_for_an_unknown_kind_of_machine() -> None:
     assert load_pretrained(Hardware(kind="abacus")) is None
 
 
-def test_shipped_weights_load_and_are_small() -> None:
-    for path in (Path(__file__).parents[2] / "cost_model" / "pretrained").glob("*.model"):
-        model = load_pretrained(Hardware(kind=path.stem))
-        assert model is not None and model.trained and path.stat().st_size < 2**20
-
-
 def test_the_package_does_not_load_xgboost() -> None:
     code = "import cost_model.xgb, cost_model.pretrained, sys; assert 'xgboost' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

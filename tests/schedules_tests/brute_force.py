@@ -129,7 +129,7 @@ def evaluate(expr: Any, values: dict[Any, Array]) -> Array:
         return evaluate(expr.value, values)
     if kind in _BINARY:
         return _BINARY[kind](evaluate(expr.a, values), evaluate(expr.b, values))
-    raise NotImplementedError(kind)
+    raise TypeError(f"an index expression of kind {kind} is unknown to the witness")
 
 
 def loop_values(loops: tuple[TirLoop, ...], split: list[list[int]]) -> dict[Any, Array]:
