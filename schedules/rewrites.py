@@ -1,7 +1,8 @@
 """Rewrites: steps that take a compute DAG to a compute DAG.
 
 They come first in every step list. Each is a plain function in ``REWRITE_FUNCTIONS``; all keep the
-values of the outputs (``SplitReduction`` up to the order of a sum).
+values of the outputs (``SplitReduction`` up to the order of a sum, ``MinimalFiltering`` up to its
+rounding and given its constants by :func:`constant_programs`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from typing import Any
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild
-from schedules.steps import CacheWrite, Inline, SplitReduction, Step
+from schedules.minimal_filtering import constant_filter, minimal_filtering, sliding
+from schedules.steps import (
+    CacheWrite,
+    Inline,
+    MinimalFiltering,
+    SplitAxis,
+    SplitReduction,
+    Step,
+)
 
 _COMBINE = {"sum": "add", "max": "max", "min": "min", "prod": "mul"}
 
@@ -25,6 +34,23 @@ def apply_rewrites(dag: ComputeDAG, steps: tuple[Step, ...]) -> ComputeDAG:
         if rewrite is not None:
             dag = rewrite(dag, step)
     return dag
+
+
+def constant_programs(dag: ComputeDAG, steps: tuple[Step, ...]) -> dict[str, ComputeDAG]:
+    """Constant input -> the program whose output takes its place in the rewritten DAG.
+
+    A rewrite may want a constant in another form; what it computes from it runs once, when the
+    network is compiled. Raises :class:`ScheduleError` if a rewrite is illegal.
+    """
+    programs: dict[str, ComputeDAG] = {}
+    for step in steps:
+        if isinstance(step, MinimalFiltering):
+            found = sliding(dag, _stage(dag, step.stage))
+            program = constant_filter(dag, step)
+            assert found is not None
+            programs[found.filter.tensor] = program
+        dag = apply_rewrites(dag, (step,))
+    return programs
 
 
 def _stage(dag: ComputeDAG, name: str) -> Stage:
@@ -137,6 +163,30 @@ def _tail_stage(stage: Stage, axis: IterAxis, covered: int) -> Stage:
     return Stage(f"{stage.name}.tail", axes, body, stage.dtype, stage.combiner)
 
 
+def split_axis(dag: ComputeDAG, step: SplitAxis) -> ComputeDAG:
+    """Count an axis of an output by two; the tensor keeps its memory, if not its dimensions."""
+    stage = _stage(dag, step.stage)
+    what = f"split_axis of {stage.name!r}"
+    axis = next((a for a in stage.spatial if a.name == step.axis), None)
+    if axis is None:
+        raise ScheduleError(f"{what}: there is no spatial axis {step.axis!r}")
+    if stage.name not in dag.outputs or dag.consumers[stage.name]:
+        raise ScheduleError(f"{what}: it is not an output alone")
+    if axis.extent % step.factor:
+        raise ScheduleError(f"{what}: {step.factor} does not divide {axis.extent}")
+    tile = IterAxis(f"{axis.name}.tile", axis.extent // step.factor)
+    rest = IterAxis(f"{axis.name}.rest", step.factor)
+    value = _plus(_times(Axis(tile.name), step.factor), Axis(rest.name))
+    parts: dict[Expr, Expr] = {
+        Call(op, (value, Const(step.factor, INDEX_DTYPE)), INDEX_DTYPE): Axis(part.name)
+        for op, part in (("floordiv", tile), ("floormod", rest))
+    }
+    body = rebuild(substitute_axes(stage.body, {axis.name: value}), lambda e: parts.get(e))
+    at = stage.axes.index(axis)
+    axes = (*stage.axes[:at], tile, rest, *stage.axes[at + 1 :])
+    return _replace_stage(dag, stage.name, (replace(stage, axes=axes, body=body),))
+
+
 def _plus(a: Expr, b: Expr) -> Expr:
     return Call("add", (a, b), INDEX_DTYPE)
 
@@ -149,4 +199,6 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     Inline: inline,
     CacheWrite: cache_write,
     SplitReduction: split_reduction,
+    MinimalFiltering: minimal_filtering,
+    SplitAxis: split_axis,
 }

@@ -3,7 +3,8 @@
 Read ``nest.py`` next: it follows the steps for a batch of candidates. ``lower`` turns the
 followed nest of one candidate into TensorIR.
 
-*Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``) and come first.
+*Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``,
+``MinimalFiltering``, ``SplitAxis``) and come first.
 *Loop steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
 (:class:`Ref`); a *closed* step holds plain numbers only.
 
@@ -62,6 +63,36 @@ class SplitReduction:
     axis: str
     lanes: int
     interleaved: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MinimalFiltering:
+    """Sum the products that slide along ``axes`` of ``stage`` by tiles of ``outputs`` results.
+
+    Fewer multiplications, another rounding (Winograd). See ``minimal_filtering.py``.
+
+    ``s[i] = sum_k x[i + k] * w[k]``  ->  with ``n = outputs + taps - 1`` points ``p``:
+    ``s.spread0[p, t] = B x[t * outputs ...]; s.products[p, t] = s.spread0[p, t] * w'[p];``
+    ``s.gather0[t, r] = A s.products; s[i] = s.gather0[i // outputs, i % outputs]``
+    """
+
+    stage: str
+    axes: tuple[str, ...]
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitAxis:
+    """Let the output ``stage`` count ``axis`` by two axes, ``<axis>.tile`` and ``<axis>.rest``.
+
+    The memory is the same: ``factor`` divides the axis, and nothing else reads the stage.
+
+    ``s[i] = f(i)``  ->  ``s[t, r] = f(t * factor + r)``
+    """
+
+    stage: str
+    axis: str
+    factor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +165,28 @@ class Scope:
 
 
 Step: TypeAlias = (
-    Inline | CacheWrite | SplitReduction | Tile | Reorder | ComputeAt | Pack | Annotate | Scope
+    Inline
+    | CacheWrite
+    | SplitReduction
+    | MinimalFiltering
+    | SplitAxis
+    | Tile
+    | Reorder
+    | ComputeAt
+    | Pack
+    | Annotate
+    | Scope
 )
 
-REWRITES = (Inline, CacheWrite, SplitReduction)
+REWRITES = (Inline, CacheWrite, SplitReduction, MinimalFiltering, SplitAxis)
 
 # Record tag -> class. Tags are part of the log format and never change.
 STEP_TYPES: dict[str, type[Step]] = {
     "inline": Inline,
     "cache_write": CacheWrite,
     "split_reduction": SplitReduction,
+    "minimal_filtering": MinimalFiltering,
+    "split_axis": SplitAxis,
     "tile": Tile,
     "reorder": Reorder,
     "compute_at": ComputeAt,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ from schedules.hardware import Hardware
 from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
-from schedules.lower.packing import Packing, constant_packing
+from schedules.lower.packing import Packing, constant_packing, unpacked_constant
 from schedules.lower.uniform import FIRST_LANE, vector_loop, with_uniform_conditions
 from schedules.nest import Follower, pack_annotation
 from schedules.plan import Access, Loop, StagePlan
+from schedules.rewrites import constant_programs
 from schedules.sketch import closed
 from schedules.steps import Pack, Step
 
@@ -59,7 +60,8 @@ def lower(dag: ComputeDAG, steps: tuple[Step, ...], hardware: Hardware) -> Lower
     """
     sketch = closed(dag, steps)
     follower = Follower(sketch, np.zeros((1, 0), dtype=np.int32))
-    return _Program(follower, dag).lowered()
+    program = _Program(follower, dag)
+    return program.lowered(constant_programs(dag, sketch.steps))
 
 
 def identifier(name: str) -> str:
@@ -72,7 +74,7 @@ class _Program:
         self.follower = follower
         self.plan = follower.plan
         self.positions = Positions(follower)
-        self.inputs = dag.inputs
+        self.outputs = {name: dag.shape_of(name) for name in dag.outputs}
         self.values: dict[Loop, Any] = {}
         self.packs: dict[str, Packing] = {}
         self.packed: dict[tuple[str, str], tuple[Any, list[Loop]]] = {}
@@ -86,15 +88,16 @@ class _Program:
         for stage in self.plan.stages:
             for pack in stage.packs:
                 self._declare_pack(stage, pack)
-        for tensor in self.inputs:
+        for tensor in self.plan.dag.inputs:
             packing = self.packs.get(tensor.name)
             shape = tensor.shape if packing is None else packing.shape
             self.buffers[tensor.name] = _buffer(shape, tensor.dtype, tensor.name)
         for stage in self.plan.stages:
-            shape = tuple(int(s[0]) for s in self.follower.stored_shape(stage.name))
+            stored = tuple(int(s[0]) for s in self.follower.stored_shape(stage.name))
+            shape = self.outputs.get(stage.name, stored)
             buffer = _buffer(shape, stage.stage.dtype, stage.name, stage.scope)
             self.buffers[stage.name] = buffer
-            if stage.name not in self.plan.dag.outputs:
+            if stage.name not in self.outputs:
                 self.allocated.append(buffer)
 
     def _declare_pack(self, stage: StagePlan, pack: Pack) -> None:
@@ -111,17 +114,20 @@ class _Program:
         self.allocated.append(buffer)
         self.packed[stage.name, pack.tensor] = (buffer, loops)
 
-    def lowered(self) -> Lowered:
+    def lowered(self, programs: dict[str, ComputeDAG]) -> Lowered:
         statements = []
         for stage in self.plan.stages:
             if stage.attached is None:
                 statements += self._root_packs(stage)
                 statements.append(self._stage(stage))
         outputs = [self.buffers[name] for name in self.plan.dag.outputs]
-        params = [*(self.buffers[t.name] for t in self.inputs), *outputs]
+        params = [*(self.buffers[t.name] for t in self.plan.dag.inputs), *outputs]
         root = SBlock([], [], [], "root", _sequence(statements), alloc_buffers=self.allocated)
         func = tirx.PrimFunc(params, SBlockRealize([], True, root))
         attributes = {"global_symbol": "main", "tirx.noalias": True, "s_tir": True}
+        for name, program in programs.items():
+            unpacked = unpacked_constant(self.plan.dag.shape_of(name))
+            self.packs[name] = replace(self.packs.get(name, unpacked), program=program)
         return Lowered(func.with_attr(attributes), self.packs)
 
     # -- loops ----------------------------------------------------------------------------------
@@ -236,10 +242,13 @@ class _Program:
         return self._tir(linear)
 
     def _target(self, stage: StagePlan) -> list[Any]:
-        return [
-            self._tir(self._local(stage.name, d, self.positions.axis(stage, a.name)))
+        places = [
+            self._local(stage.name, d, self.positions.axis(stage, a.name))
             for d, a in enumerate(stage.stage.spatial)
         ]
+        if stage.name in self.outputs:
+            places = _joined(places, stage.stage.shape, self.outputs[stage.name])
+        return [self._tir(place) for place in places]
 
     def _local(self, tensor: str, dimension: int, index: Linear) -> Linear:
         """``index`` relative to where the stored region of ``tensor`` starts."""
@@ -316,6 +325,20 @@ class _Program:
 
         leading = kinds.count("parallel")
         return self._parallel(loops[:leading], lambda: build(leading))
+
+
+def _joined(places: list[Linear], extents: tuple[int, ...], shape: tuple[int, ...]) -> list[Linear]:
+    """Places in ``shape`` of an element whose dimensions an axis may count by parts."""
+    joined: list[Linear] = []
+    parts = iter(zip(places, extents, strict=True))
+    for size in shape:
+        place, covered = next(parts)
+        while covered < size:
+            part, extent = next(parts)
+            place = part.plus(place, extent)
+            covered *= extent
+        joined.append(place)
+    return joined
 
 
 def _access_of(stage: StagePlan, pack: Pack) -> Access:
