@@ -53,6 +53,22 @@ def is_plain_copy(stage: Stage) -> bool:
     return stage.combiner is None and isinstance(body, Read)
 
 
+def piecewise_axes(stage: Stage) -> frozenset[str]:
+    """Axes whose every value has an expression of its own: ``select(axis == value, ...)``."""
+    found = set()
+    body = stage.body
+    for node in walk(body):
+        if isinstance(node, Call) and node.op == "select" and isinstance(node.args[0], Call):
+            test = node.args[0]
+            if test.op == "eq" and isinstance(test.args[0], Axis):
+                found.add(test.args[0].name)
+    return frozenset(found)
+
+
+def is_piecewise(stage: Stage) -> bool:
+    return stage.combiner is None and bool(piecewise_axes(stage))
+
+
 def all_affine(stage: Stage) -> bool:
     return all(None not in access.indices for access in stage_accesses(stage))
 

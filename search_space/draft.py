@@ -17,7 +17,8 @@ from schedules.steps import Step
 class Draft:
     """Steps so far. ``dag`` is the task, ``current`` what the rewrites leave of it.
 
-    ``placed`` names the stages whose loops are decided; ``defaults`` the choice of each knob that a
+    ``placed`` names the stages whose loops are decided, ``settled`` those whose formulation is;
+    ``defaults`` the choice of each knob that a
     good guess takes; ``label`` the decisions taken, for the name of the sketch.
     """
 
@@ -28,6 +29,7 @@ class Draft:
     knobs: tuple[Knob, ...] = ()
     defaults: dict[str, int] = field(default_factory=dict)
     placed: frozenset[str] = frozenset()
+    settled: frozenset[str] = frozenset()
     label: tuple[str, ...] = ()
 
     def rewrite(self, *steps: Step, label: str = "") -> Draft:
@@ -41,6 +43,9 @@ class Draft:
 
     def place(self, *stages: str) -> Draft:
         return replace(self, placed=self.placed | set(stages))
+
+    def settle(self, *stages: str) -> Draft:
+        return replace(self, settled=self.settled | set(stages))
 
     def loop(self, *steps: Step) -> Draft:
         return replace(self, loops=(*self.loops, *steps))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from schedules.dag import Stage
 from schedules.hardware import Hardware
 from search_space.draft import Draft
+from search_space.piecewise import rule_minimal_filtering, rule_piecewise
 from search_space.rewriting import (
     rule_cache_write,
     rule_inline,
@@ -30,8 +31,14 @@ class RuleTable:
 
 
 CPU_RULES = RuleTable(
-    rewrites=(rule_inline, rule_cache_write, rule_split_blocks, rule_split_lanes),
-    placements=(rule_tile_with_consumer, rule_fuse_rows),
+    rewrites=(
+        rule_minimal_filtering,
+        rule_inline,
+        rule_cache_write,
+        rule_split_blocks,
+        rule_split_lanes,
+    ),
+    placements=(rule_piecewise, rule_tile_with_consumer, rule_fuse_rows),
 )
 
 RULES: dict[str, RuleTable] = {"cpu": CPU_RULES}

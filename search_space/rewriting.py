@@ -19,6 +19,7 @@ from search_space.analysis import (
     is_contiguous_along,
     is_elementwise,
     is_guarded,
+    is_piecewise,
     is_plain_copy,
     moves_with,
     single_consumer,
@@ -33,6 +34,8 @@ def rule_inline(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, 
     """Ansor's rule 2: substitute a stage that is cheap to repeat into those that read it."""
     dag = draft.current
     if not is_elementwise(stage) or stage.name in dag.outputs or stage.name in draft.placed:
+        return None
+    if is_piecewise(stage):
         return None
     consumers = [dag.stage(name) for name in dag.consumers[stage.name]]
     if not consumers or not all(_may_inline(dag, stage, c) for c in consumers):
@@ -57,6 +60,8 @@ def _is_last_in_place(dag: ComputeDAG, stage: Stage) -> bool:
 
 
 def _may_inline(dag: ComputeDAG, stage: Stage, consumer: Stage) -> bool:
+    if is_piecewise(consumer) and not is_plain_copy(stage):
+        return False
     if is_elementwise(consumer):
         return not (has_math(stage) and _repeats(stage, consumer))
     if not has_data_reuse(consumer):

@@ -9,7 +9,7 @@ from schedules.expr import Axis
 from schedules.hardware import Hardware
 from schedules.sketch import Knob
 from schedules.steps import Annotate, CacheWrite, ComputeAt, Ref, Reorder, Scope, Step, Tile
-from search_space.analysis import dtype_bytes_of, has_data_reuse, vector_axis
+from search_space.analysis import dtype_bytes_of, has_data_reuse, is_piecewise, vector_axis
 from search_space.draft import Draft
 from search_space.tiling import UNROLLED_VECTORS, lanes_for, tile_pair, vector_steps
 
@@ -57,7 +57,7 @@ def _row_group(draft: Draft, stage: Stage, hardware: Hardware) -> set[str]:
         inside = readers and readers <= group | {stage.name}
         if not inside or candidate.name in draft.current.outputs or has_data_reuse(candidate):
             continue
-        if tile_pair(draft, candidate, hardware) is None:
+        if not is_piecewise(candidate) and tile_pair(draft, candidate, hardware) is None:
             group.add(candidate.name)
     return group
 

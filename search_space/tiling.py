@@ -20,6 +20,7 @@ from search_space.analysis import (
     has_data_reuse,
     is_contiguous_along,
     is_elementwise,
+    is_piecewise,
     is_separable,
     moves_with,
     reuse_axes,
@@ -233,6 +234,7 @@ def _with_producers(draft: Draft, pair: TilePair, order: str, hardware: Hardware
         dag_stage
         for dag_stage in draft.pending
         if is_elementwise(dag_stage)
+        and not is_piecewise(dag_stage)
         and single_consumer(draft.current, dag_stage) is pair.accumulate
     ]
     if not producers:
