@@ -100,8 +100,25 @@ def count_operations(stage: Stage) -> dict[str, int]:
 
 
 def _count(expr: Expr, counts: dict[str, int]) -> None:
-    if isinstance(expr, Call):
-        kind = OPERATIONS[expr.op][1]
-        counts[kind] = counts.get(kind, 0) + 1
-        for arg in expr.args:
-            _count(arg, counts)
+    if not isinstance(expr, Call):
+        return
+    if expr.op == "select" and _picks_piece(expr):
+        _count(_longest_piece(expr), counts)
+        return
+    kind = OPERATIONS[expr.op][1]
+    counts[kind] = counts.get(kind, 0) + 1
+    for arg in expr.args:
+        _count(arg, counts)
+
+
+def _picks_piece(select: Call) -> bool:
+    """An axis has an expression of its own for each value, which costs nothing to choose."""
+    test = select.args[0]
+    return isinstance(test, Call) and test.op == "eq" and isinstance(test.args[0], Axis)
+
+
+def _longest_piece(expr: Expr) -> Expr:
+    if not (isinstance(expr, Call) and expr.op == "select" and _picks_piece(expr)):
+        return expr
+    pieces = (expr.args[1], _longest_piece(expr.args[2]))
+    return max(pieces, key=lambda piece: sum(isinstance(node, Call) for node in walk(piece)))

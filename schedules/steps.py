@@ -69,7 +69,7 @@ class SplitReduction:
 class MinimalFiltering:
     """Sum the products that slide along ``axes`` of ``stage`` by tiles of ``outputs`` results.
 
-    Fewer multiplications, another rounding (Winograd). See ``minimal_filtering.py``.
+    Fewer multiplications, another rounding. See ``minimal_filtering.py``.
 
     ``s[i] = sum_k x[i + k] * w[k]``  ->  with ``n = outputs + taps - 1`` points ``p``:
     ``s.spread0[p, t] = B x[t * outputs ...]; s.products[p, t] = s.spread0[p, t] * w'[p];``
@@ -179,6 +179,9 @@ Step: TypeAlias = (
 )
 
 REWRITES = (Inline, CacheWrite, SplitReduction, MinimalFiltering, SplitAxis)
+
+# Rewrites that change the rounding of results by more than the order of a sum.
+ROUNDING = (MinimalFiltering,)
 
 # Record tag -> class. Tags are part of the log format and never change.
 STEP_TYPES: dict[str, type[Step]] = {

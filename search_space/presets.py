@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from schedules.dag import Stage
@@ -42,3 +42,14 @@ CPU_RULES = RuleTable(
 )
 
 RULES: dict[str, RuleTable] = {"cpu": CPU_RULES}
+
+# Rules that change the rounding of results by more than the order of a sum.
+ROUNDING_RULES: tuple[Rule, ...] = (rule_minimal_filtering,)
+
+
+def rule_table(kind: str, exact: bool = False) -> RuleTable:
+    """The rules of a kind of target; ``exact`` leaves out :data:`ROUNDING_RULES`."""
+    table = RULES[kind]
+    if not exact:
+        return table
+    return replace(table, rewrites=tuple(r for r in table.rewrites if r not in ROUNDING_RULES))

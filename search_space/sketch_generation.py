@@ -11,7 +11,7 @@ from schedules.nest import effective_steps
 from schedules.sketch import Sketch
 from schedules.steps import Step
 from search_space.draft import Draft
-from search_space.presets import RULES, Rule, RuleTable
+from search_space.presets import Rule, RuleTable, rule_table
 
 MOST_SKETCHES = 32
 
@@ -19,22 +19,29 @@ Stages: TypeAlias = Callable[[Draft], tuple[Stage, ...]]
 
 
 def generate_sketches(
-    dag: ComputeDAG, hardware: Hardware, rules: RuleTable | None = None
+    dag: ComputeDAG, hardware: Hardware, rules: RuleTable | None = None, exact: bool = False
 ) -> tuple[Sketch, ...]:
-    """All sketches of a task, at most 32, the most promising structure first."""
-    return tuple(draft.sketch() for draft in _drafts(dag, hardware, rules))
+    """All sketches of a task, at most 32, the plainest structure first.
+
+    ``exact``: only those that round like the plain sums, up to their order.
+    """
+    table = rules if rules is not None else rule_table(hardware.kind, exact)
+    return tuple(draft.sketch() for draft in _drafts(dag, hardware, table))
 
 
 def default_steps(
     dag: ComputeDAG, hardware: Hardware, rules: RuleTable | None = None
 ) -> tuple[Step, ...]:
-    """Closed steps of a good schedule by rule alone: the first sketch with its default choices."""
-    draft = _drafts(dag, hardware, rules)[0]
+    """Closed steps of a good schedule by rule alone: the first sketch with its default choices.
+
+    It rounds like the plain sums, up to their order.
+    """
+    table = rules if rules is not None else rule_table(hardware.kind, exact=True)
+    draft = _drafts(dag, hardware, table)[0]
     return effective_steps(draft.sketch(), draft.default_row())
 
 
-def _drafts(dag: ComputeDAG, hardware: Hardware, rules: RuleTable | None) -> list[Draft]:
-    table = rules if rules is not None else RULES[hardware.kind]
+def _drafts(dag: ComputeDAG, hardware: Hardware, table: RuleTable) -> list[Draft]:
     rewritten = _exhaust([Draft(dag, dag)], table.rewrites, hardware, _rewritable)
     return _exhaust(rewritten, table.placements, hardware, lambda d: d.pending[:1])
 

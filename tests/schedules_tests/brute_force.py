@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from schedules.hardware import Hardware
 from schedules.lower import Lowered, lower
+from schedules.lower.packing import Packing, unpacked_constant
 from schedules.nest import AccessNest, ProgramNest, StageNest, effective_steps, follow
 from schedules.sketch import Choices, Sketch
 
@@ -305,10 +306,19 @@ def _accesses(statement: Statement, lowered: Lowered) -> dict[str, list[Any]]:
     store = statement.store
     reached = [(store.buffer, store.indices), *((x.source, x.indices) for x in loads(store))]
     for buffer, places in reached:
-        name = f"{buffer.name}_pack" if buffer.name in lowered.packs else str(buffer.name)
+        packing = lowered.packs.get(str(buffer.name))
+        name = str(buffer.name) if packing is None or _is_plain(packing) else f"{buffer.name}_pack"
         indices = list(places)
         found.setdefault(name, {})[str(indices)] = indices
     return {name: list(accesses.values()) for name, accesses in found.items()}
+
+
+def _is_plain(packing: Packing) -> bool:
+    """The constant is computed, but stored in its own order."""
+    if packing.program is None:
+        return False
+    plain = unpacked_constant(packing.shape).indices
+    return len(packing.indices) == len(plain) and all(map(np.array_equal, packing.indices, plain))
 
 
 def _shape(statement: Statement, tensor: str) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def test_lanes_never_exceed_the_extent(extent: int, expected: int) -> None:
 
 
 def _steps(dag: ComputeDAG, kind: type) -> list[list]:  # type: ignore[type-arg]
-    sketches = generate_sketches(dag, HARDWARE)
+    sketches = generate_sketches(dag, HARDWARE, exact=True)
     return [[s for s in sketch.steps if isinstance(s, kind)] for sketch in sketches]
 
 
