@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,10 @@ from ansor_lite.errors import InputError
 from ansor_lite.target import available_threads, cpu_model
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("ansor-lite", "apache-tvm", "xgboost-cpu", "xgboost", "numpy", "onnx", "onnxruntime")
+PACKAGES = (
+    "ansor-lite", "apache-tvm", "xgboost-cpu", "xgboost", "numpy", "onnx", "onnxruntime",
+    "openvino", "matplotlib",
+)  # fmt: skip
 
 # Command -> its function in ``ansor_lite.cli``.
 COMMANDS = {"tune-model": "tune_model_main", "ansor-lite": "main"}
@@ -68,6 +72,16 @@ def commit() -> str:
     return texts[0] + ("+changes" if texts[0] and texts[1] else "")
 
 
+def measured_now() -> dict[str, Any]:
+    """When, where and with what something is measured."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
 def write_result(
     name: str, settings: Mapping[str, Any], result: Mapping[str, Any], output: Path | None = None
 ) -> Path:
@@ -75,15 +89,17 @@ def write_result(
     path = output or RESULTS / f"{name}.json"
     document = {
         "benchmark": name,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **measured_now(),
         "settings": dict(settings),
         "result": dict(result),
     }
+    text = json.dumps(document, indent=1, allow_nan=False)
+    # A list of numbers belongs on one line, or samples take most of the file's lines.
+    text = re.sub(r"\[[-+.\deE,\s]*\]", lambda found: " ".join(found[0].split()), text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text + "\n")
+    part.replace(path)
     return path
 
 
@@ -97,14 +113,15 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def run_command(name: str, *words: object, quiet: bool = False) -> subprocess.CompletedProcess[str]:
-    """``tune-model`` or ``ansor-lite`` in a child process, installed or not.
-
-    ``quiet``: what it prints is in the result instead of on the terminal.
-    """
+def command_line(name: str, *words: object) -> list[str]:
+    """``tune-model`` or ``ansor-lite`` as a child process, installed or not."""
     program = f"import sys; from ansor_lite.cli import {COMMANDS[name]} as f; sys.exit(f())"
-    arguments = [sys.executable, "-c", program, *map(str, words)]
-    return subprocess.run(arguments, capture_output=quiet, text=True, check=False)
+    return [sys.executable, "-c", program, *map(str, words)]
+
+
+def run_command(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run one of our commands; what it prints is in the result."""
+    return subprocess.run(command_line(name, *words), capture_output=True, text=True, check=False)
 
 
 def resolve_model(name: str, folder: Path) -> Path:

@@ -1,20 +1,19 @@
-"""Whole networks against onnxruntime: tuned, checked, then timed in turns.
+"""Whole networks against other runtimes: tuned, checked, then timed in turns.
 
-``python -m benchmarks.networks --models resnet50 bert_base_128 --model-dir DIR --seconds 600``
+``python -m benchmarks.networks --model-dir DIR --peers onnxruntime openvino --seconds 600``
 
-Read ``measure`` and ``runtimes.py`` first. Every round times each runtime once, in alternating
-order, and the ratio of a round is one sample. A second onnxruntime process, the control, must look
-like the first; otherwise the run is void and says so.
+Read ``_entry`` and ``runtimes.py`` first, then ``comparing.py``, which says what the rounds mean.
+Every round times each runtime once, in alternating order, and the ratio of a round is one sample.
+Each peer has a control, a second process of itself, which must look like the first; otherwise the
+run is void and says so. Whatever fails is a row of the table with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import math
+import json
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,164 +24,152 @@ from numpy.typing import NDArray
 
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.frontend.network import TensorInfo
-from ansor_lite.manifest import Manifest, read_manifest
-from benchmarks.common import resolve_model, run_command, show, write_result
-from benchmarks.paired import (
-    CONTROL_RANGE,
-    Ratio,
-    geometric_mean_ratio,
-    is_void,
-    paired_ratio,
-    percentiles,
+from benchmarks.building import add_options, build, log_of
+from benchmarks.common import RESULTS, measured_now, resolve_model, show, write_result
+from benchmarks.comparing import (
+    OURS,
+    Comparison,
+    compare,
+    control_of,
+    summary,
+    time_in_turns,
+    tolerance,
 )
-from benchmarks.runtimes import RUNTIMES, Runtime, write_arrays
+from benchmarks.paired import CONTROL_RANGE
+from benchmarks.runtimes import FMA_PEAK, Runtime, RuntimeFailure, write_arrays
 
-MODELS = ("resnet50", "mobilenet_v2", "light_squeezenet", "bert_base_128")
-OURS = "ansor-lite"
-CONTROL = "control"
-# Largest deviation allowed, relative to the largest absolute output, which must exceed ALIVE.
-TOLERANCE = 1e-4
-ALIVE = 1e-3
-FEWEST_RUNS = 3
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Timing:
-    """One attempt: median seconds per round and runtime, and the seconds of all single runs."""
-
-    rounds: dict[str, list[float]]
-    runs: dict[str, list[float]]
-    peer: str
-
-    @property
-    def control(self) -> Ratio:
-        return paired_ratio(self.rounds[CONTROL], self.rounds[self.peer])
-
-    def to_json(self) -> dict[str, Any]:
-        peers = [k for k in self.rounds if k not in (OURS, CONTROL)]
-        return {
-            "void": is_void(self.control),
-            "control": dataclasses.asdict(self.control),
-            "ratios": {
-                p: dataclasses.asdict(paired_ratio(self.rounds[OURS], self.rounds[p]))
-                for p in peers
-            },
-            "latency_seconds": {name: percentiles(seconds) for name, seconds in self.runs.items()},
-            "runs": {name: len(seconds) for name, seconds in self.runs.items()},
-            "round_medians_seconds": self.rounds,
-        }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Network:
-    """Everything found out about one network; ``timings``: one per attempt, the last one counts."""
-
-    name: str
-    tuning: dict[str, Any]
-    accuracy: dict[str, Any]
-    timings: list[Timing]
-
-    def to_json(self) -> dict[str, Any]:
-        attempts = [timing.to_json() for timing in self.timings]
-        return {
-            "name": self.name,
-            "tuning": self.tuning,
-            "accuracy": self.accuracy,
-            **attempts[-1],
-            "voided_attempts": attempts[:-1],
-        }
+MODELS = (
+    "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "dcgan",
+    "resnet3d_18", "light_bvlc_alexnet", "light_densenet121", "light_inception_v1",
+    "light_inception_v2", "light_resnet50", "light_shufflenet", "light_squeezenet", "light_vgg19",
+    "light_zfnet512",
+)  # fmt: skip
+REFERENCE = "onnxruntime"
+PEERS = ("onnxruntime", "openvino", "torch")
+# Peers that cannot take part here, and why.
+NO_NETWORKS = {"torch": "an ONNX file holds no torch model; benchmarks.operators measures torch"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 also for a slow or void result; 2 for bad input, 1 for a failure."""
+    """Exit code 0 also for slow, void or failed networks; 2 for bad input."""
     arguments = _parser().parse_args(argv)
     try:
-        networks = [_network(name, arguments) for name in arguments.models]
+        models = [resolve_model(name, arguments.model_dir) for name in arguments.models]
+        logs = [log_of(model, arguments) for model in models]
+        entries = _earlier(arguments, models)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except AnsorLiteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    _report(networks, arguments)
+    for model, log in zip(models, logs, strict=True):
+        entries.append(_network(model, log, arguments))
+        path = _write(entries, arguments)
+    _report(entries, arguments)
+    print(f"written: {path}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.networks", description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=MODELS, help="names or paths of ONNX files")
-    parser.add_argument("--model-dir", type=Path, default=Path("build/models"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=600.0, help="tuning budget per network")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path, default=Path("build/benchmarks"), help="folder of logs")
-    parser.add_argument("--no-tune", action="store_true", help="use the logs as they are")
-    parser.add_argument("--resume", action="store_true", help="tune on when a log exists")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--turn", type=float, default=0.4, help="seconds of one runtime's turn")
+    add_options(parser)
+    parser.add_argument("--peers", nargs="+", default=["onnxruntime", "openvino"], choices=PEERS)
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter of the peers")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--turn", type=float, default=0.2, help="seconds of one runtime's turn")
     parser.add_argument("--attempts", type=int, default=1, help="repeat void timings this often")
-    parser.add_argument("--peers", nargs="+", default=["onnxruntime"], choices=_peers())
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, default=RESULTS / "networks.json")
+    parser.add_argument("--append", action="store_true", help="keep other networks of --output")
     return parser
 
 
-def _peers() -> list[str]:
-    return [name for name in RUNTIMES if name != OURS]
+def _earlier(arguments: argparse.Namespace, models: Sequence[Path]) -> list[dict[str, Any]]:
+    """Entries to keep: of the same machine and threads, and not measured again now."""
+    if not (arguments.append and arguments.output.exists()):
+        return []
+    document = json.loads(arguments.output.read_text())
+    here = (measured_now()["machine"]["cpu"], arguments.threads)
+    if here != (document["machine"]["cpu"], document["settings"]["threads"]):
+        raise InputError(f"{arguments.output} is of another machine or number of threads")
+    again = {model.stem for model in models}
+    entries: list[dict[str, Any]] = document["result"]["networks"]
+    return [entry for entry in entries if entry["name"] not in again]
 
 
-def _network(name: str, arguments: argparse.Namespace) -> Network:
-    model = resolve_model(name, arguments.model_dir)
-    arguments.log.mkdir(parents=True, exist_ok=True)
-    library = arguments.log / f"{model.stem}.so"
-    tuning = tune_or_compile(model, library, arguments)
-    manifest = read_manifest(library)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        inputs = Path(folder) / "inputs.npz"
-        write_arrays(inputs, random_inputs(manifest.inputs, arguments.seed))
-        kinds = {OURS: OURS} | {p: p for p in arguments.peers} | {CONTROL: arguments.peers[0]}
-        runtimes = {
-            label: stack.enter_context(
-                Runtime(kind, library if kind == OURS else model, inputs, arguments.threads)
-            )
-            for label, kind in kinds.items()
-        }
-        accuracy = compare(runtimes[OURS], runtimes[arguments.peers[0]], Path(folder))
-        timings = measure(runtimes, arguments.rounds, arguments.turn, arguments.attempts)
-    return Network(model.stem, tuning | _kernels(manifest), accuracy, timings)
+def _network(model: Path, log: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row of the result; a failure of ours is one too."""
+    entry: dict[str, Any] = {"name": model.stem, "measured": measured_now()}
+    try:
+        _fill(entry, model, log, arguments)
+    except AnsorLiteError as error:
+        entry["failure"] = str(error)
+        print(f"{model.stem}: {error}", file=sys.stderr)
+    return entry
 
 
-def tune_or_compile(model: Path, library: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the command line as a user would; what it took. Raises :class:`InputError`."""
-    log = arguments.log / f"{model.stem}.tune.jsonl"
-    if log.exists() and not (arguments.no_tune or arguments.resume):
-        raise InputError(f"{log} exists already: give --no-tune, --resume or another --log")
-    if arguments.no_tune and not log.exists():
-        raise InputError(f"no such log: {log}")
-    words = [model, "--log", log, "-o", library, "--threads", arguments.threads]
-    start = time.perf_counter()
-    if arguments.no_tune:
-        done = run_command("ansor-lite", "compile", *words)
-    else:
-        budget = ["--time", f"{arguments.seconds:g}", "--seed", arguments.seed]
-        done = run_command("tune-model", *words, *budget)
-    if done.returncode != 0:
-        raise AnsorLiteError(f"{model.stem}: the command ended with exit code {done.returncode}")
-    return {
-        "tuned": not arguments.no_tune,
-        "resumed": bool(arguments.resume),
-        "budget_seconds": None if arguments.no_tune else arguments.seconds,
-        "command_seconds": time.perf_counter() - start,
-        "records": log.read_bytes().count(b"\n"),
+def _fill(entry: dict[str, Any], model: Path, log: Path, arguments: argparse.Namespace) -> None:
+    """Build, check, time. What was found before a failure stays in ``entry``."""
+    built = build(model, log, arguments.threads, arguments)
+    entry["building"] = built.facts
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        inputs = folder / "inputs.npz"
+        write_arrays(inputs, random_inputs(built.manifest.inputs, arguments.seed))
+
+        def start(kind: str) -> Runtime:
+            path = built.library if kind == OURS else model
+            python = arguments.peer_python if kind in PEERS else sys.executable
+            return stack.enter_context(Runtime(kind, path, inputs, arguments.threads, python))
+
+        wanted = [peer for peer in arguments.peers if peer not in NO_NETWORKS]
+        refused = {p: NO_NETWORKS[p] for p in arguments.peers if p in NO_NETWORKS}
+        runtimes = {OURS: start(OURS), REFERENCE: start(REFERENCE)}
+        expected = runtimes[REFERENCE].outputs(folder / "expected.npz")
+        allowed = tolerance(arguments.exact)
+        found = compare(runtimes[OURS].outputs(folder / "ours.npz"), expected, allowed)
+        entry["accuracy"] = found
+        if REFERENCE not in wanted:
+            runtimes.pop(REFERENCE).close()
+        for peer in wanted:
+            try:
+                if peer != REFERENCE:
+                    runtimes[peer] = start(peer)
+                    theirs = runtimes[peer].outputs(folder / f"{peer}.npz")
+                    _require_agreement(compare(theirs, expected, allowed))
+                runtimes[control_of(peer)] = start(peer)
+            except RuntimeFailure as error:
+                runtimes.pop(peer, None)
+                refused[peer] = str(error)
+        runtimes[FMA_PEAK] = start(FMA_PEAK)
+        _time(entry, runtimes, refused, arguments)
+
+
+def _require_agreement(accuracy: Mapping[str, Any]) -> None:
+    if not accuracy["agrees"]:
+        raise RuntimeFailure(f"wrong output: off by {accuracy['relative_deviation']}")
+
+
+def _time(
+    entry: dict[str, Any],
+    runtimes: dict[str, Runtime],
+    refused: dict[str, str],
+    arguments: argparse.Namespace,
+) -> None:
+    """Add latencies, ratios, shares of peak and memory to ``entry``."""
+    comparisons: list[Comparison] = []
+    while len(comparisons) < arguments.attempts:
+        timed = time_in_turns(runtimes, refused, arguments.rounds, arguments.turn)
+        peak = runtimes[FMA_PEAK].facts["gflop"]
+        comparisons.append(Comparison(timed, entry["building"]["gflop"], peak))
+        if not comparisons[-1].void:
+            break
+    entry |= comparisons[-1].to_json()
+    entry["voided_attempts"] = [each.to_json() for each in comparisons[:-1]]
+    entry["no_peer"] = refused
+    entry["run_peak_bytes"] = {
+        name: each.peak_bytes() for name, each in runtimes.items() if name in (OURS, *PEERS)
     }
-
-
-def _kernels(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "gflop": manifest.gflop,
-        "kernels": len(manifest.kernels),
-        "tuned_kernels": sum(k.tuned for k in manifest.kernels),
-        "default_lowered": [k.name for k in manifest.kernels if k.reason],
-    }
+    entry["runtimes"] = {name: dict(each.facts) for name, each in runtimes.items()}
 
 
 def random_inputs(inputs: Sequence[TensorInfo], seed: int) -> dict[str, NDArray[Any]]:
@@ -200,103 +187,91 @@ def _random(tensor: TensorInfo, rng: np.random.Generator) -> NDArray[Any]:
     return rng.integers(0, limit, tensor.shape).astype(tensor.dtype)
 
 
-def compare(ours: Runtime, peer: Runtime, folder: Path) -> dict[str, Any]:
-    """Largest deviation over all outputs, relative to each output's largest absolute value."""
-    mine, theirs = ours.outputs(folder / "ours.npz"), peer.outputs(folder / "peer.npz")
-    if set(mine) != set(theirs):
-        raise AnsorLiteError(f"outputs differ in name: {sorted(mine)} and {sorted(theirs)}")
-    largest = {name: float(np.abs(value).max()) for name, value in theirs.items()}
-    deviation = {
-        name: float(np.abs(mine[name].astype(np.float64) - value).max())
-        for name, value in theirs.items()
-    }
-    alive = all(math.isfinite(v) and v > ALIVE for v in largest.values())
-    relative = max(deviation[n] / largest[n] if largest[n] else math.inf for n in largest)
-    return {
-        "agrees": alive and relative <= TOLERANCE,
-        "relative_deviation": relative if math.isfinite(relative) else None,
-        "smallest_largest_output": min(largest.values()),
-    }
-
-
-def measure(
-    runtimes: Mapping[str, Runtime], rounds: int, turn: float, attempts: int
-) -> list[Timing]:
-    """Time in turns until the control is in range, at most ``attempts`` times."""
-    repeats = {name: _repeats(runtime, turn) for name, runtime in runtimes.items()}
-    timings: list[Timing] = []
-    while len(timings) < attempts:
-        timings.append(_rounds(runtimes, repeats, rounds))
-        if not is_void(timings[-1].control):
-            break
-    return timings
-
-
-def _repeats(runtime: Runtime, turn: float) -> int:
-    return max(FEWEST_RUNS, math.ceil(turn / float(np.median(runtime.seconds(FEWEST_RUNS)))))
-
-
-def _rounds(runtimes: Mapping[str, Runtime], repeats: Mapping[str, int], rounds: int) -> Timing:
-    medians: dict[str, list[float]] = {name: [] for name in runtimes}
-    runs: dict[str, list[float]] = {name: [] for name in runtimes}
-    peer = next(name for name in runtimes if name not in (OURS, CONTROL))
-    for index in range(rounds):
-        # Every other round backwards, so that a drift within a round favours nobody.
-        for name in list(runtimes)[:: -1 if index % 2 else 1]:
-            seconds = runtimes[name].seconds(repeats[name])
-            medians[name].append(float(np.median(seconds)))
-            runs[name].extend(seconds)
-    return Timing(medians, runs, peer)
-
-
-def _report(networks: Sequence[Network], arguments: argparse.Namespace) -> None:
-    peer = arguments.peers[0]
-    valid = [n for n in networks if not is_void(n.timings[-1].control)]
-    pairs = [(n.timings[-1].rounds[OURS], n.timings[-1].rounds[peer]) for n in valid]
-    total = geometric_mean_ratio(pairs) if pairs else None
-    worst = max((paired_ratio(*pair).median for pair in pairs), default=None)
-    result = {
-        "networks": [n.to_json() for n in networks],
-        "geometric_mean": dataclasses.asdict(total) if total else None,
-        "worst_ratio": worst,
-        "void_networks": [n.name for n in networks if n not in valid],
-    }
+def _write(entries: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Path:
     settings = {
         "threads": arguments.threads,
-        "seconds": None if arguments.no_tune else arguments.seconds,
+        "peers": list(arguments.peers),
+        "exact": arguments.exact,
+        "tuning_seconds": None if arguments.no_tune else arguments.seconds,
         "seed": arguments.seed,
         "rounds": arguments.rounds,
         "turn_seconds": arguments.turn,
-        "attempts": arguments.attempts,
-        "peers": list(arguments.peers),
         "control_range": CONTROL_RANGE,
-        "tolerance": TOLERANCE,
+        "tolerance": tolerance(arguments.exact),
     }
+    result = summary(entries) | {"networks": list(entries)}
+    return write_result("networks", settings, result, arguments.output)
+
+
+def _report(entries: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> None:
     show(
-        f"Latency at {arguments.threads} threads; ratio below 1: ansor-lite is faster",
-        ("network", "ansor-lite", peer, "ratio [95 %]", "min-max", "control", "deviation"),
-        [_row(network, peer) for network in networks],
+        f"Speed-up over the best peer at {arguments.threads} threads (> 1: ansor-lite is faster)",
+        ("network", "ours", "best peer", "speed-up", "min-max", "control", "share of peak",
+         "deviation"),
+        [_speed_row(entry) for entry in entries],
+    )  # fmt: skip
+    names = [peer for peer in PEERS if any(peer in e.get("speed_up", {}) for e in entries)]
+    show(
+        "Beside each peer, and peak memory in MB",
+        ("network", *(f"over {name}" for name in names), "no peer", "run ours",
+         *(f"run {name}" for name in names), "compile"),
+        [_detail_row(entry, names) for entry in entries],
+    )  # fmt: skip
+    total = summary(entries)
+    mean = total["geometric_mean"]
+    if mean:
+        print(
+            f"geometric mean {mean['median']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}] over "
+            f"{total['counted']} of {len(entries)} network(s); "
+            f"surely slower: {', '.join(total['surely_slower']) or 'none'}"
+        )
+
+
+def _speed_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    best = entry.get("best_peer")
+    deviation = _deviation(entry)
+    if "failure" in entry or best is None:
+        reason = entry.get("failure", "no peer is left")
+        return (entry["name"], "FAILED", reason, "", "", "", "", deviation)
+    latency, ratio, share = (
+        entry["latency_seconds"],
+        entry["speed_up"][best],
+        entry["share_of_peak"],
     )
-    if total:
-        print(f"geometric mean {total}, worst {worst:.3f}, {len(valid)} network(s)")
-    print(f"written: {write_result('networks', settings, result, arguments.output)}")
-
-
-def _row(network: Network, peer: str) -> tuple[str, ...]:
-    timing = network.timings[-1]
-    ratio = paired_ratio(timing.rounds[OURS], timing.rounds[peer])
-    ours, theirs = (percentiles(timing.runs[k])["p50"] * 1e3 for k in (OURS, peer))
-    relative = network.accuracy["relative_deviation"]
-    deviation = "not finite" if relative is None else f"{relative:.1e}"
     return (
-        network.name,
-        f"{ours:.2f} ms",
-        f"{theirs:.2f} ms",
-        str(ratio),
-        f"{ratio.minimum:.3f}-{ratio.maximum:.3f}",
-        f"{timing.control.median:.3f}" + (" VOID" if is_void(timing.control) else ""),
-        deviation + ("" if network.accuracy["agrees"] else " WRONG"),
+        entry["name"],
+        f"{latency[OURS]['p50'] * 1e3:.2f} ms",
+        f"{latency[best]['p50'] * 1e3:.2f} ms {best}",
+        f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]",
+        f"{ratio['minimum']:.3f}-{ratio['maximum']:.3f}",
+        f"{entry['controls'][best]['median']:.3f}" + (" VOID" if entry["void"] else ""),
+        f"{share[OURS]:.2f} / {share[best]:.2f}",
+        deviation,
     )
+
+
+def _deviation(entry: Mapping[str, Any]) -> str:
+    if "accuracy" not in entry:
+        return ""
+    relative = entry["accuracy"]["relative_deviation"]
+    text = "not finite" if relative is None else f"{relative:.1e}"
+    return text + ("" if entry["accuracy"]["agrees"] else " WRONG")
+
+
+def _detail_row(entry: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    memory = entry.get("run_peak_bytes", {})
+    speed_up = entry.get("speed_up", {})
+    return (
+        entry["name"],
+        *(f"{speed_up[n]['median']:.3f}" if n in speed_up else "-" for n in names),
+        "; ".join(f"{n}: {why}" for n, why in entry.get("no_peer", {}).items()),
+        *(_megabytes(memory.get(n)) for n in (OURS, *names)),
+        _megabytes(entry.get("building", {}).get("compile_peak_bytes")),
+    )
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.0f}"
 
 
 if __name__ == "__main__":

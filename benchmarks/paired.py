@@ -32,9 +32,9 @@ class Ratio:
         return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def paired_ratio(ours: Sequence[float], peer: Sequence[float], seed: int = 0) -> Ratio:
-    """``ours / peer`` of equal rounds; below 1 means that ours took less time."""
-    ratios = _ratios(ours, peer)
+def paired_ratio(peer: Sequence[float], ours: Sequence[float], seed: int = 0) -> Ratio:
+    """``peer / ours`` of equal rounds; above 1 means that ours took less time."""
+    ratios = _ratios(peer, ours)
     medians = _resampled_medians(ratios, seed)
     low, high = np.percentile(medians, (2.5, 97.5))
     return Ratio(
@@ -50,7 +50,7 @@ def geometric_mean_ratio(
     pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0
 ) -> Ratio:
     """Geometric mean of the median ratios of several networks; extremes are of the networks."""
-    ratios = [_ratios(ours, peer) for ours, peer in pairs]
+    ratios = [_ratios(peer, ours) for peer, ours in pairs]
     medians = np.array([np.median(r) for r in ratios])
     logs = [np.log(_resampled_medians(r, seed + i)) for i, r in enumerate(ratios)]
     low, high = np.percentile(np.exp(np.mean(logs, axis=0)), (2.5, 97.5))
@@ -70,10 +70,10 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {f"p{q}": float(v) for q, v in zip(PERCENTILES, values, strict=True)}
 
 
-def _ratios(ours: Sequence[float], peer: Sequence[float]) -> NDArray[np.float64]:
+def _ratios(peer: Sequence[float], ours: Sequence[float]) -> NDArray[np.float64]:
     if len(ours) != len(peer) or not ours:
-        raise ValueError(f"{len(ours)} and {len(peer)} rounds do not pair")
-    result: NDArray[np.float64] = np.asarray(ours, np.float64) / np.asarray(peer, np.float64)
+        raise ValueError(f"{len(peer)} and {len(ours)} rounds do not pair")
+    result: NDArray[np.float64] = np.asarray(peer, np.float64) / np.asarray(ours, np.float64)
     return result
 
 

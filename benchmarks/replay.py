@@ -67,7 +67,7 @@ def replayed(model: Path, folder: Path, arguments: argparse.Namespace) -> dict[s
 
     def run(name: str, log: Path, output: Path, *words: object) -> CompletedProcess[str]:
         options = ("--log", log, "-o", output, *threads, *words)
-        return run_command(*name.split(), model, *options, quiet=True)
+        return run_command(*name.split(), model, *options)
 
     log, shortened = folder / "log.jsonl", folder / "shortened.jsonl"
     modules = [folder / f"{i}.so" for i in range(3)]

@@ -2,7 +2,8 @@
 
 Read ``Runtime`` first, then ``main`` (the child). The protocol is one JSON object per line on the
 child's standard input and output. A child answers only once its thread pool is at rest: pools spin
-for a while after a run, and a spinning neighbour would slow whoever is timed next.
+for a while after a run, and a spinning neighbour would slow whoever is timed next. A child imports
+numpy and what it runs, nothing else, so a peer may live under another interpreter.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,7 +30,8 @@ from ansor_lite.errors import AnsorLiteError
 Array: TypeAlias = NDArray[Any]
 Run: TypeAlias = Callable[[], Mapping[str, Array]]
 
-WARMUP_RUNS = 2
+# A child that says nothing for this long has hung.
+LIMIT_SECONDS = 600.0
 # A process is at rest when it used less than this share of one core for REST_SECONDS.
 REST_SHARE = 0.05
 REST_SECONDS = 0.02
@@ -46,38 +52,56 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 class RuntimeFailure(AnsorLiteError):
-    """A child process ended or answered with an error."""
+    """A child process ended, hung or answered with an error; the message says why."""
 
 
 class Runtime:
-    """A child process that runs one network. Use as a context manager."""
+    """A child process that runs one network. Use as a context manager.
 
-    def __init__(self, kind: str, path: Path, inputs: Path, threads: int) -> None:
-        """``inputs``: a file of :func:`write_arrays`."""
+    ``facts`` is what the child says about itself, such as its version.
+    """
+
+    def __init__(
+        self, kind: str, path: Path, inputs: Path, threads: int, python: str = sys.executable
+    ) -> None:
+        """``inputs``: a file of :func:`write_arrays`; ``python``: the interpreter to run under.
+
+        Raises :class:`RuntimeFailure` when the child does not come to be ready.
+        """
         self.kind = kind
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         arguments = [kind, str(path), str(inputs), "--threads", str(threads)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.runtimes", *arguments],
-            cwd=Path(__file__).parent.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
         try:
-            self._answer()
+            self._process = subprocess.Popen(
+                [python, "-m", "benchmarks.runtimes", *arguments],
+                cwd=Path(__file__).parent.parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._messages,
+                text=True,
+            )
+        except OSError as error:
+            self._messages.close()
+            raise RuntimeFailure(f"{kind}: {python} does not start: {error.strerror}") from error
+        try:
+            self.facts: dict[str, Any] = self._answer()
         except RuntimeFailure:
             self.close()
             raise
 
-    def seconds(self, runs: int) -> list[float]:
+    def seconds(self, runs: int, warmups: int) -> list[float]:
         """Seconds of each of ``runs`` inferences, after untimed ones that wake the threads."""
-        found: list[float] = self._ask({"runs": runs})["seconds"]
+        found: list[float] = self._ask({"runs": runs, "warmups": warmups})["seconds"]
         return found
 
     def outputs(self, path: Path) -> dict[str, Array]:
         """The outputs of one inference, by name; ``path`` is where the child leaves them."""
         self._ask({"outputs": str(path)})
         return read_arrays(path)
+
+    def peak_bytes(self) -> int | None:
+        """Most memory that was resident so far, interpreter and libraries included."""
+        return status_bytes(self._process.pid, "VmHWM")
 
     def close(self) -> None:
         if self._process.stdin is not None:
@@ -89,6 +113,7 @@ class Runtime:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        self._messages.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -102,42 +127,126 @@ class Runtime:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise RuntimeFailure(f"{self.kind} ended unexpectedly") from error
+            raise RuntimeFailure(f"{self.kind}: {self._reason()}") from error
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
+        """The child's next line. There is never more than one under way, so waiting is safe."""
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], LIMIT_SECONDS)[0]:
+            self._process.kill()
+            raise RuntimeFailure(f"{self.kind}: no answer within {LIMIT_SECONDS:g} seconds")
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeFailure(f"{self.kind} ended unexpectedly; see its messages above")
+            raise RuntimeFailure(f"{self.kind}: {self._reason()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    def _reason(self) -> str:
+        """Why the child has ended: its signal, or the last line that it wrote."""
+        code = self._process.wait()
+        if code < 0:
+            return f"ended by {signal.Signals(-code).name}"
+        self._messages.seek(0)
+        lines = self._messages.read().decode(errors="replace").split("\n")
+        written = [line.strip() for line in lines if line.strip()]
+        return (written[-1] if written else f"ended with exit code {code}")[:300]
 
-def _ansor_lite(path: str, feeds: Mapping[str, Array], threads: int) -> Run:
+
+def status_bytes(pid: int, field_name: str) -> int | None:
+    """``VmHWM`` or ``VmRSS`` of a process in bytes; ``None`` where nothing says."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{field_name}:")]
+    return int(found[0]) * 1024 if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a child is asked to run."""
+
+    path: str
+    feeds: Mapping[str, Array]
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One inference, and what the child has to say about it."""
+
+    run: Run
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _ansor_lite(request: Request) -> Loaded:
     import ansor_lite
 
-    module = ansor_lite.load(path, threads=threads)
-    return lambda: module.run(feeds)
+    module = ansor_lite.load(request.path, threads=request.threads)
+    return Loaded(lambda: module.run(request.feeds), {"version": ansor_lite.__version__})
 
 
-def _onnxruntime(path: str, feeds: Mapping[str, Array], threads: int) -> Run:
+def _onnxruntime(request: Request) -> Loaded:
     """All graph optimisations, spinning as by default, one operator at a time."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = request.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        request.path, options, providers=["CPUExecutionProvider"]
+    )
     names = [output.name for output in session.get_outputs()]
-    return lambda: dict(zip(names, session.run(None, dict(feeds)), strict=True))
+    feeds = dict(request.feeds)
+    return Loaded(
+        lambda: dict(zip(names, session.run(None, feeds), strict=True)),
+        {"version": onnxruntime.__version__},
+    )
 
 
-RUNTIMES: Mapping[str, Callable[[str, Mapping[str, Array], int], Run]] = {
+def _openvino(request: Request) -> Loaded:
+    """One infer request that is reused, float32, tuned for latency; inputs are not copied."""
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": request.threads,
+    }
+    compiled = openvino.Core().compile_model(request.path, "CPU", settings)
+    infer = compiled.create_infer_request().infer
+    # A value may have several names in the ONNX file; which one is the output's is not said.
+    ports = [(port.index, sorted(port.get_names())) for port in compiled.outputs]
+    feeds = dict(request.feeds)
+
+    def run() -> dict[str, Array]:
+        values = infer(feeds, share_inputs=True, share_outputs=False)
+        return {name: values[index] for index, names in ports for name in names}
+
+    return Loaded(run, {"version": openvino.__version__, "settings": settings})
+
+
+def _fma_peak(request: Request) -> Loaded:
+    """Nothing but multiply-adds in registers: what the share of peak is a share of."""
+    from ansor_lite.measure.peak import fma_run
+    from ansor_lite.target import native
+    from ansor_lite.threadpool import use_threads
+
+    use_threads(request.threads)
+    run, flop = fma_run(native(request.threads))
+    return Loaded(lambda: run() or {}, {"gflop": flop / 1e9})
+
+
+FMA_PEAK = "fma-peak"
+
+RUNTIMES: Mapping[str, Callable[[Request], Loaded]] = {
     "ansor-lite": _ansor_lite,
     "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    FMA_PEAK: _fma_peak,
 }
 
 
@@ -153,19 +262,19 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     feeds = read_arrays(Path(arguments.inputs))
-    run = RUNTIMES[arguments.kind](arguments.path, feeds, arguments.threads)
-    _reply(answers, {"ready": True})
+    loaded = RUNTIMES[arguments.kind](Request(arguments.path, feeds, arguments.threads))
+    _reply(answers, loaded.facts)
     for line in sys.stdin:
         request = json.loads(line)
         if "runs" in request:
-            _reply(answers, {"seconds": _timed(run, request["runs"])})
+            _reply(answers, {"seconds": _timed(loaded.run, request["runs"], request["warmups"])})
         else:
-            write_arrays(Path(request["outputs"]), run())
-            _reply(answers, {"outputs": True})
+            write_arrays(Path(request["outputs"]), loaded.run())
+            _reply(answers, {})
 
 
-def _timed(run: Run, runs: int) -> list[float]:
-    for _ in range(WARMUP_RUNS):
+def _timed(run: Run, runs: int, warmups: int) -> list[float]:
+    for _ in range(warmups):
         run()
     seconds = []
     for _ in range(runs):

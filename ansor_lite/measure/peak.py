@@ -77,6 +77,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _gflops(target: Target) -> float:
+    run, flop = fma_run(target)
+    return flop / _best_seconds(run) / 1e9
+
+
+def _copy_gbs(target: Target) -> float:
+    run, moved = copy_run(target, COPY_BYTES)
+    return moved / _best_seconds(run) / 1e9
+
+
+def fma_run(target: Target) -> tuple[Callable[[], Any], float]:
+    """A call that only multiplies and adds, in this process, and its floating-point operations.
+
+    The pool of the calling thread must have ``target.threads`` threads.
+    """
     import numpy as np
     import tvm
 
@@ -84,20 +98,22 @@ def _gflops(target: Target) -> float:
     run = _build(fma_kernel(target.threads, lanes), target)
     factors = tvm.runtime.tensor(np.full((2, lanes), 0.5, "float32"))
     sums = tvm.runtime.empty((target.threads, CHAINS, lanes), "float32")
-    flop = 2.0 * target.threads * CHAINS * lanes * FMA_STEPS
-    return flop / _best_seconds(lambda: run(factors, sums)) / 1e9
+    return lambda: run(factors, sums), 2.0 * target.threads * CHAINS * lanes * FMA_STEPS
 
 
-def _copy_gbs(target: Target) -> float:
+def copy_run(target: Target, size: int) -> tuple[Callable[[], Any], float]:
+    """A call that copies about ``size`` bytes, and the bytes that it reads and writes together."""
     import numpy as np
     import tvm
 
-    lanes, count = target.vector_bytes // 4, COPY_BYTES // 4
-    chunk = count // (64 * lanes) * lanes
-    run = _build(copy_kernel(64, chunk, lanes), target)
-    source = tvm.runtime.tensor(np.ones(64 * chunk, "float32"))
-    result = tvm.runtime.empty((64 * chunk,), "float32")
-    return 2.0 * 4 * 64 * chunk / _best_seconds(lambda: run(source, result)) / 1e9
+    lanes = target.vector_bytes // 4
+    # Enough chunks for every thread, of whole vectors.
+    chunks = 64 if size >= 64 * 64 * target.vector_bytes else target.threads
+    chunk = max(1, size // (4 * chunks * lanes)) * lanes
+    run = _build(copy_kernel(chunks, chunk, lanes), target)
+    source = tvm.runtime.tensor(np.ones(chunks * chunk, "float32"))
+    result = tvm.runtime.empty((chunks * chunk,), "float32")
+    return lambda: run(source, result), 2.0 * 4 * chunks * chunk
 
 
 def _best_seconds(call: Callable[[], Any]) -> float:
