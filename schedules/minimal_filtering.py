@@ -1,9 +1,10 @@
 """Minimal filtering as a rewrite: sliding sums of products with fewer multiplications.
 
 ``y[i] = sum_k x[i + k] w[k]`` over tiles of ``m`` results and ``r`` taps costs ``m + r - 1``
-multiplications instead of ``m r`` (Arithmetic Complexity of Computations, SIAM CBMS 33, 1980; nested
-over two axes: Lavin and Gray, CVPR 2016). Read ``minimal_filtering`` first. Separate from ``rewrites.py`` because it brings its own arithmetic; the
-stages it leaves are ordinary, but for *piecewise* axes: few values, one expression for each.
+multiplications instead of ``m r`` (Arithmetic Complexity of Computations, SIAM CBMS 33, 1980;
+nested over two axes: Lavin and Gray, CVPR 2016). Read ``minimal_filtering`` first. Separate from
+``rewrites.py`` because it brings its own arithmetic; the stages it leaves are ordinary, but for
+*piecewise* axes: few values, one expression for each.
 """
 
 from __future__ import annotations

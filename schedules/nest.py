@@ -194,7 +194,10 @@ class Follower:
             index = access.indices[dimension]
             if index is None or any(c < 0 for _, c in index.terms):
                 return Region((), 0, whole, False)
-            terms, constant = self._start(consumer, index, plan)
+            start = self._start(consumer, index, plan)
+            if start is None:
+                return Region((), 0, whole, False)
+            terms, constant = start
             linear[terms] = None
             reach = np.full_like(whole, constant)
             for axis, coefficient in index.terms:
@@ -210,8 +213,11 @@ class Follower:
 
     def _start(
         self, consumer: StagePlan, index: Affine, plan: StagePlan
-    ) -> tuple[tuple[tuple[tuple[str, str], int], ...], int]:
-        """The start of an index over axes of ``consumer`` as seen where ``plan`` is computed."""
+    ) -> tuple[tuple[tuple[tuple[str, str], int], ...], int] | None:
+        """The start of an index over axes of ``consumer`` as seen where ``plan`` is computed.
+
+        ``None`` when it is the clamped start of a region further inside.
+        """
         total: dict[tuple[str, str], int] = {}
         constant = index.constant
         pending = [(consumer.name, axis, c) for axis, c in index.terms]
@@ -224,6 +230,8 @@ class Follower:
             elif owner.stage.axis(axis).kind == SPATIAL and owner.attached is not None:
                 dimension = [a.name for a in owner.stage.spatial].index(axis)
                 region = self.regions[stage][dimension]
+                if region.clamped and owner.depth > plan.depth:
+                    return None
                 if region.clamped:
                     total[stage, axis] = total.get((stage, axis), 0) + coefficient
                     continue

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, Stage
 from schedules.errors import ScheduleError
-from schedules.expr import Affine, Call, Expr, Read, affine
+from schedules.expr import Affine, Axis, Call, Expr, Read, affine, walk
 from schedules.rewrites import apply_rewrites
 from schedules.steps import (
     ANNOTATIONS,
@@ -46,7 +46,7 @@ class Loop:
 class Access:
     """One distinct read of a stage body: per dimension an affine index, or ``None``.
 
-    ``guarded``: the read stands behind a condition, so that its index may leave the tensor.
+    ``guarded``: the read stands behind a condition on its axes: its index may leave the tensor.
     """
 
     read: Read
@@ -316,18 +316,31 @@ def _check_pack_places(plan: StagePlan, plans: dict[str, StagePlan]) -> None:
 def stage_accesses(stage: Stage) -> tuple[Access, ...]:
     """The distinct reads of a stage; a read that also stands unguarded counts as unguarded."""
     guarded: dict[Read, bool] = {}
-    _collect(stage.body, False, guarded)
+    _collect(stage.body, frozenset(), guarded)
     return tuple(
         Access(read, tuple(affine(i) for i in read.indices), behind)
         for read, behind in guarded.items()
     )
 
 
-def _collect(expr: Expr, behind: bool, found: dict[Read, bool]) -> None:
+def _collect(expr: Expr, tested: frozenset[str], found: dict[Read, bool]) -> None:
+    """``tested``: the axes that conditions around ``expr`` mention.
+
+    A condition on other axes than those of a read cannot keep the read inside its tensor.
+    """
     if isinstance(expr, Read):
-        found[expr] = found.get(expr, True) and behind
+        found[expr] = found.get(expr, True) and bool(_axes(expr) & tested)
         for index in expr.indices:
-            _collect(index, behind, found)
+            _collect(index, tested, found)
+    elif isinstance(expr, Call) and expr.op == "select":
+        condition, *sides = expr.args
+        _collect(condition, tested, found)
+        for side in sides:
+            _collect(side, tested | _axes(condition), found)
     elif isinstance(expr, Call):
-        for position, arg in enumerate(expr.args):
-            _collect(arg, behind or (expr.op == "select" and position > 0), found)
+        for arg in expr.args:
+            _collect(arg, tested, found)
+
+
+def _axes(expr: Expr) -> frozenset[str]:
+    return frozenset(node.name for node in walk(expr) if isinstance(node, Axis))

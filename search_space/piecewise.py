@@ -11,29 +11,27 @@ from itertools import pairwise
 from math import prod
 
 from schedules.dag import ComputeDAG, Stage
-from schedules.expr import Axis
 from schedules.hardware import Hardware
 from schedules.minimal_filtering import Slide, sliding
-from schedules.plan import stage_accesses
 from schedules.steps import (
     Annotate,
     ComputeAt,
     Inline,
     MinimalFiltering,
-    Reorder,
     SplitAxis,
-    Step,
-    Tile,
 )
 from search_space.analysis import (
-    dtype_bytes_of,
     elementwise_map,
     is_piecewise,
-    piecewise_axes,
     single_consumer,
 )
+from search_space.blocks import (
+    block_branches,
+    common_prefix,
+    piecewise_nest,
+    piecewise_producer,
+)
 from search_space.draft import Draft
-from search_space.tiling import lanes_for
 
 # Points of one tile and axis: with more, rounding errors grow and registers run out.
 POINTS = (4, 6)
@@ -110,65 +108,27 @@ def _axes_of_output(draft: Draft, chain: list[str], step: MinimalFiltering) -> l
 
 
 def rule_piecewise(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
-    """The pieces unrolled inside the vectors; a piecewise producer is computed per tile."""
+    """The pieces unrolled inside the vectors; a piecewise producer is computed per tile.
+
+    Where the pieces gather the results of an accumulation, that one is a nest of its own, or
+    computed block by block, or so with all that leads to it (see ``blocks.py``).
+    """
     if not is_piecewise(stage):
         return None
-    producer = _piecewise_producer(draft, stage)
-    prefix = _prefix(stage, producer)
-    order = _order(stage, prefix, hardware)
-    draft = draft.loop(*order).place(stage.name)
+    return (_apart(draft, stage, hardware), *block_branches(draft, stage, hardware))
+
+
+def _apart(draft: Draft, stage: Stage, hardware: Hardware) -> Draft:
+    producer = piecewise_producer(draft, stage)
+    prefix = common_prefix(stage, producer)
+    draft = draft.loop(*piecewise_nest(stage, prefix, hardware)).place(stage.name)
     parallel = _enough(stage, prefix, hardware)
     draft = draft.loop(Annotate(stage.name, tuple(f"{a}.0" for a in parallel), "parallel"))
-    if producer is not None and prefix:
-        inner = _order(producer, [], hardware)
-        draft = draft.loop(ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0"), *inner)
-        draft = draft.place(producer.name)
-    return (draft,)
-
-
-def _piecewise_producer(draft: Draft, stage: Stage) -> Stage | None:
-    for name in dict.fromkeys(read.tensor for read in stage.reads()):
-        producer = draft.current.by_name.get(name)
-        if producer is None or not is_piecewise(producer) or name in draft.placed:
-            continue
-        if single_consumer(draft.current, producer) is stage:
-            return producer
-    return None
-
-
-def _prefix(stage: Stage, producer: Stage | None) -> list[str]:
-    """Axes outside the vectors and pieces that select one slice of the producer."""
-    own = piecewise_axes(stage)
-    free = [a.name for a in stage.spatial[:-1] if a.name not in own]
-    if producer is None:
-        return free
-    theirs = piecewise_axes(producer)
-    wanted = set(free)
-    for access in stage_accesses(stage):
-        if access.tensor == producer.name:
-            direct = {
-                index.name
-                for axis, index in zip(producer.spatial, access.read.indices, strict=True)
-                if isinstance(index, Axis) and axis.name not in theirs
-            }
-            wanted &= direct
-    return [a for a in free if a in wanted]
-
-
-def _order(stage: Stage, prefix: list[str], hardware: Hardware) -> list[Step]:
-    """``[prefix][rest][vector.0][pieces, unrolled][lanes]``."""
-    own = piecewise_axes(stage)
-    vector = stage.spatial[-1]
-    lanes = lanes_for(vector.extent, hardware.lanes(dtype_bytes_of(stage)))
-    pieces = [f"{a.name}.0" for a in stage.spatial if a.name in own]
-    rest = [a.name for a in stage.spatial[:-1] if a.name not in own and a.name not in prefix]
-    outer = [f"{name}.0" for name in (*prefix, *rest)]
-    return [
-        Tile(stage.name, vector.name, (lanes,)),
-        Reorder(stage.name, (*outer, f"{vector.name}.0", *pieces, f"{vector.name}.1")),
-        Annotate(stage.name, tuple(pieces), "unroll"),
-        Annotate(stage.name, (f"{vector.name}.1",), "vectorize"),
-    ]
+    if producer is None or not prefix:
+        return draft
+    at = ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0")
+    inner = piecewise_nest(producer, [], hardware)
+    return draft.loop(at, *inner).place(producer.name)
 
 
 def _enough(stage: Stage, names: list[str], hardware: Hardware) -> list[str]:

@@ -98,7 +98,7 @@ def rule_tile_with_consumer(
     return tuple(branches)
 
 
-def _name(pair: TilePair, what: str) -> str:
+def knob_name(pair: TilePair, what: str) -> str:
     return f"{pair.consume.name}.{what}"
 
 
@@ -109,24 +109,22 @@ def _knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     )
     group = pair.consume.name
     draft = draft.knob(
-        Knob(_name(pair, "register"), tiles, group), _best_register(tiles, pair, rows)
+        Knob(knob_name(pair, "register"), tiles, group), best_register(tiles, pair, rows)
     )
     smallest = [min(t[i] for t in tiles) for i in range(len(rows))]
     for axis, tile in zip(pair.rows, smallest, strict=True):
-        draft = draft.knob(Knob(_name(pair, axis.name), multiples(axis.extent, tile), group), 3)
+        draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent, tile), group), 3)
     vector = multiples(pair.vector.extent, min(t[-1] for t in tiles) * pair.lanes)
-    draft = draft.knob(Knob(_name(pair, pair.vector.name), vector, group), 2)
+    draft = draft.knob(Knob(knob_name(pair, pair.vector.name), vector, group), 2)
     for axis in pair.outer:
-        draft = draft.knob(Knob(_name(pair, axis.name), multiples(axis.extent), group), 0)
+        draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent), group), 0)
     extents = tuple(a.extent for a in pair.accumulate.reduce)
     whole = prod(extents) <= UNROLL_WHOLE
     unroll = unroll_factors(extents, UNROLL_WHOLE if whole else UNROLL_LIMIT)
-    return draft.knob(Knob(_name(pair, "unroll"), unroll, group), 0)
+    return draft.knob(Knob(knob_name(pair, "unroll"), unroll, group), 0)
 
 
-def _best_register(
-    tiles: tuple[tuple[int, ...], ...], pair: TilePair, rows: tuple[int, ...]
-) -> int:
+def best_register(tiles: tuple[tuple[int, ...], ...], pair: TilePair, rows: tuple[int, ...]) -> int:
     def loss(tile: tuple[int, ...]) -> float:
         accumulators = tile[-1]
         lost = waste(pair.vector.extent, tile[-1] * pair.lanes)
@@ -150,13 +148,13 @@ def _levels(pair: TilePair) -> tuple[list[str], list[str], list[str]]:
 
 def _tiled(draft: Draft, pair: TilePair, order: str) -> Draft:
     outer, rows, vector = _levels(pair)
-    register = _name(pair, "register")
+    register = knob_name(pair, "register")
     consume, accumulate = pair.consume.name, pair.accumulate.name
     by_axis = {v: k for k, v in pair.axes.items()}
-    steps: list[Step] = [Tile(consume, a, (Ref(_name(pair, by_axis[a])),)) for a in outer]
+    steps: list[Step] = [Tile(consume, a, (Ref(knob_name(pair, by_axis[a])),)) for a in outer]
     for i, axis in enumerate(rows):
-        steps.append(Tile(consume, axis, (Ref(_name(pair, by_axis[axis])), Ref(register, i))))
-    columns = Ref(_name(pair, pair.vector.name))
+        steps.append(Tile(consume, axis, (Ref(knob_name(pair, by_axis[axis])), Ref(register, i))))
+    columns = Ref(knob_name(pair, pair.vector.name))
     steps.append(Tile(consume, vector[0], (columns, Ref(register, len(rows)), pair.lanes)))
     unit = [a.name for a in pair.consume.axes if a.name not in (*outer, *rows, *vector)]
     first = [f"{a}.0" for a in (*outer, *vector, *rows)]
@@ -169,15 +167,15 @@ def _tiled(draft: Draft, pair: TilePair, order: str) -> Draft:
         Annotate(consume, tuple(first), "parallel"),
         Annotate(consume, tuple(inner[:-1]), "unroll"),
         Annotate(consume, (inner[-1],), "vectorize"),
-        *_accumulator_steps(pair),
+        *accumulator_steps(pair),
     ]
     return draft.loop(*steps).place(consume, accumulate).called(order)
 
 
-def _accumulator_steps(pair: TilePair) -> list[Step]:
+def accumulator_steps(pair: TilePair) -> list[Step]:
     name = pair.accumulate.name
     reduce = pair.accumulate.reduce
-    unroll = _name(pair, "unroll")
+    unroll = knob_name(pair, "unroll")
     steps: list[Step] = [Tile(name, axis.name, (Ref(unroll, i),)) for i, axis in enumerate(reduce)]
     steps.append(Tile(name, pair.vector.name, (pair.lanes,)))
     register = [f"{a.name}.0" for a in pair.rows] + [f"{pair.vector.name}.0"]
