@@ -16,19 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 from tvm.ir import GlobalVar
 from tvm.relax import transform
 
 from ansor_lite import target as targets
 from ansor_lite.events import OnEvent, TuningWarning, ignore
+from ansor_lite.flatten import driver, flatten
 from ansor_lite.frontend.importer import Model, import_network
 from ansor_lite.graph.concat import as_concat, elide_concats
 from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, plan_network, signature
-from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest
+from ansor_lite.linker import shared_library_linker
+from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, append
+from ansor_lite.program import DRIVER, Program
 from ansor_lite.records import Records, read
 from ansor_lite.replay import replay
 from ansor_lite.runtime import CompiledModule
+from ansor_lite.runtime_library import Handle
 from ansor_lite.target import Target
 from ansor_lite.tasks import Task
 from schedules.errors import ScheduleError
@@ -84,8 +89,9 @@ def compile_graph(
     """
     kernels = build_kernels(graph, steps_for, target)
     module = _with_kernels(graph, kernels)
-    calls = _calls(module)
-    executable = tvm.compile(module, target.tvm(), relax_pipeline=vm_pipeline())
+    program, weights = flatten(module["main"])
+    built = _build(module, program, target)
+    calls = Counter(call.symbol.split(SLICE_MARK)[0] for call in program.calls)
     infos = {
         k.info.symbol: replace(k.info, uses=calls[k.info.symbol])
         for k in kernels.values()
@@ -99,9 +105,48 @@ def compile_graph(
         threads=target.threads,
         log_digest=log_digest,
         kernels=tuple(infos.values()),
+        program=program,
         versions={"tvm": tvm.__version__},
     )
-    return CompiledModule(executable, manifest)
+    return CompiledModule(_Built(built, weights), manifest)
+
+
+def _build(module: tvm.IRModule, program: Program, target: Target) -> Any:
+    """The kernels and the driver that calls them, as one TVM executable."""
+    functions = {v: f for v, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
+    named = {v: f.with_attr("global_symbol", v.name_hint) for v, f in functions.items()}
+    calling = driver(program).with_attr({"global_symbol": DRIVER, "tirx.is_scheduled": True})
+    whole = tvm.IRModule({**named, GlobalVar(DRIVER): calling})
+    return tvm.runtime.Executable(tvm.tirx.build(whole, target=target.tvm()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A module in memory: an executable that can be run here or written, and its weights."""
+
+    executable: Any
+    arrays: list[NDArray[Any]]
+
+    def code(self) -> _BuiltCode:
+        return _BuiltCode(self.executable.jit())
+
+    def weights(self) -> list[NDArray[Any]]:
+        return self.arrays
+
+    def write(self, path: Path, manifest: Manifest) -> None:
+        self.executable.export_library(str(path), fcompile=shared_library_linker())
+        append(path, manifest, self.arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class _BuiltCode:
+    """The functions of a module that TVM compiled into memory."""
+
+    module: Any
+
+    def function(self, name: str) -> Handle:
+        function = self.module.get_function(name)  # stays alive until the handle shares it
+        return Handle.shared(function.__chandle__())
 
 
 def build_kernels(graph: Graph, steps_for: StepsFor, target: Target) -> dict[Signature, Kernel]:
@@ -197,37 +242,3 @@ def _with_kernels(graph: Graph, kernels: dict[Signature, Kernel]) -> tvm.IRModul
     dags = {kernels[site].info.symbol: task.dag for site, task in graph.by_signature.items()}
     concats = {symbol: as_concat(dag) for symbol, dag in dags.items()}
     return elide_concats(module, {s: c for s, c in concats.items() if c is not None})
-
-
-def _calls(module: tvm.IRModule) -> Counter[str]:
-    """How often ``main`` calls each kernel, whatever slice of a result it writes."""
-    found: Counter[str] = Counter()
-
-    def visit(expr: Any) -> None:
-        if isinstance(expr, relax.Call) and expr.args and isinstance(expr.args[0], GlobalVar):
-            found[expr.args[0].name_hint.split(SLICE_MARK)[0]] += 1
-
-    relax.analysis.post_order_visit(module["main"], visit)
-    return found
-
-
-def vm_pipeline() -> tvm.transform.Pass:
-    """Relax to virtual-machine calls, with memory planned at compile time."""
-    return tvm.transform.Sequential(
-        [
-            relax.backend.DispatchSampling(),
-            relax.backend.DispatchSortScan(),
-            transform.LegalizeOps(),
-            transform.RewriteDataflowReshape(),
-            transform.ToNonDataflow(),
-            transform.RemovePurityChecking(),
-            transform.CallTIRRewrite(),
-            transform.StaticPlanBlockMemory(),
-            transform.LowerAllocTensor(),
-            transform.KillAfterLastUse(),
-            transform.LowerRuntimeBuiltin(),
-            transform.ComputePrimValue(),
-            transform.VMShapeLower(),
-            transform.AttachGlobalSymbol(),
-        ]
-    )

@@ -1,24 +1,34 @@
-"""The manifest of a compiled module: JSON appended to the shared library, behind its last section.
+"""What a compiled module's file holds behind the shared library: weights and manifest.
 
-``dlopen`` ignores what follows the sections, so the file stays an ordinary shared library. Layout:
-library, UTF-8 JSON, its length as 8 little-endian bytes, ``MAGIC``.
+``dlopen`` ignores what follows the sections, so the file stays an ordinary shared library, and
+weights are used where they lie in the mapped file. Layout: library, zeros up to a multiple of
+``PAGE``, weights as ``program.py`` places them, UTF-8 JSON, then as 8 little-endian bytes each
+where the weights start and the length of the JSON, then ``MAGIC``.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ansor_lite.errors import InputError
 from ansor_lite.frontend.network import TensorInfo
+from ansor_lite.program import Program
 
-MAGIC = b"ansor-lite-v1\n\0\0"
-FORMAT = 1
+MAGIC = b"ansor-lite-v2\n\0\0"
+FORMAT = 2
+PAGE = 4096
 # Separates the symbol of a kernel from the slice of a larger result that this copy writes.
 SLICE_MARK = "__slice"
-_TAIL = 8 + len(MAGIC)
+_NUMBER = 8
+_TAIL = 2 * _NUMBER + len(MAGIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,7 @@ class Manifest:
     threads: int
     log_digest: str
     kernels: tuple[KernelInfo, ...]
+    program: Program
     versions: dict[str, str]
     format: int = FORMAT
 
@@ -72,30 +83,50 @@ class Manifest:
             TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in value["outputs"]
         )
         value["kernels"] = tuple(KernelInfo(**k) for k in value["kernels"])
+        value["program"] = Program.from_json(value["program"])
         return Manifest(**value)
 
 
-def append_manifest(library: Path, manifest: Manifest) -> None:
-    """Append to a library that has none yet."""
+def append(library: Path, manifest: Manifest, weights: Sequence[NDArray[Any]]) -> None:
+    """Append weights (in the program's order) and manifest to a library that has none yet."""
     text = manifest.to_json().encode()
-    with library.open("ab") as file:
-        file.write(text + len(text).to_bytes(8, "little") + MAGIC)
+    with library.open("r+b") as file:
+        start = -(-file.seek(0, 2) // PAGE) * PAGE
+        for place, array in zip(manifest.program.weights, weights, strict=True):
+            file.seek(start + place.offset)
+            np.ascontiguousarray(array).tofile(file)
+        file.seek(start + manifest.program.weight_bytes)
+        numbers = (n.to_bytes(_NUMBER, "little") for n in (start, len(text)))
+        file.write(text + b"".join(numbers) + MAGIC)
 
 
-def read_manifest(library: Path) -> Manifest:
-    """The manifest of a compiled module; raises :class:`InputError` when ``library`` is none."""
+def read_manifest(library: Path) -> tuple[Manifest, int]:
+    """The manifest of a compiled module and where in the file its weights start.
+
+    Raises :class:`InputError` when ``library`` is no compiled module.
+    """
     if not library.is_file():
         raise InputError(f"no such file: {library}")
     with library.open("rb") as file:
         size = library.stat().st_size
         file.seek(max(0, size - _TAIL))
         tail = file.read()
-        length = int.from_bytes(tail[:8], "little")
-        if not tail.endswith(MAGIC) or length > size - _TAIL:
-            raise InputError(f"{library} is not a compiled module of ansor-lite")
+        start, length = (int.from_bytes(tail[i : i + _NUMBER], "little") for i in (0, _NUMBER))
+        if tail[2 * _NUMBER :] != MAGIC or start + length > size - _TAIL:
+            raise InputError(f"{library} is not a compiled module of this version of ansor-lite")
         file.seek(size - _TAIL - length)
-        text = file.read(length)
-    version = json.loads(text).get("format", 0)
-    if version > FORMAT:
-        raise InputError(f"{library} was written by a newer ansor-lite (format {version})")
-    return Manifest.from_json(text.decode())
+        return Manifest.from_json(file.read(length).decode()), start
+
+
+def mapped_weights(library: Path, program: Program, start: int) -> list[NDArray[Any]]:
+    """The weights as read-only views of the mapped file: nothing is read before it is used."""
+    if not program.weights:
+        return []
+    with library.open("rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return [
+        np.frombuffer(
+            memory, w.dtype, int(np.prod(w.shape, dtype=np.int64)), start + w.offset
+        ).reshape(w.shape)
+        for w in program.weights
+    ]

@@ -1,10 +1,9 @@
 """A compiled network: run it, measure it, save it, load it.
 
-Separate from the compiler so that running needs nothing of the search. Every run goes through
-tensors that TVM allocated: kernels assume 64-byte alignment, which numpy does not promise.
+Separate from the compiler so that running needs nothing of the search, and of TVM only its runtime
+library. ``executor.py`` is what happens in a run.
 """
 
-# imports TVM
 from __future__ import annotations
 
 import os
@@ -12,24 +11,22 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import tvm
 from numpy.typing import NDArray
-from tvm.runtime.vm import VirtualMachine
 
 from ansor_lite.errors import InputError, ModuleInputError
+from ansor_lite.executor import Code, Executor
 from ansor_lite.frontend.network import TensorInfo
-from ansor_lite.linker import shared_library_linker
-from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, append_manifest, read_manifest
+from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, mapped_weights, read_manifest
 from ansor_lite.quiet import native_stderr_hidden
+from ansor_lite.runtime_library import LoadedCode
 from ansor_lite.target import from_json, require_native
 from ansor_lite.threadpool import pool_size, use_threads
 
@@ -67,11 +64,39 @@ class KernelTime:
         return self.kernel.gflop * self.calls / self.seconds if self.seconds > 0 else 0.0
 
 
+class Source(Protocol):
+    """Where the code and the weights of a module are: in memory, or in a file."""
+
+    def code(self) -> Code: ...
+
+    def weights(self) -> Sequence[Array]: ...
+
+    def write(self, path: Path, manifest: Manifest) -> None:
+        """The whole module as one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file written by :meth:`CompiledModule.save`; its weights start at byte ``start``."""
+
+    path: Path
+    manifest: Manifest
+    start: int
+
+    def code(self) -> Code:
+        return LoadedCode(self.path)
+
+    def weights(self) -> Sequence[Array]:
+        return mapped_weights(self.path, self.manifest.program, self.start)
+
+    def write(self, path: Path, manifest: Manifest) -> None:
+        shutil.copyfile(self.path, path)
+
+
 class CompiledModule:
     """A network compiled for one target. ``run`` may be called from several threads."""
 
-    def __init__(self, source: Any, manifest: Manifest, threads: int | None = None) -> None:
-        """``source``: a TVM executable, or the path of a library written by :meth:`save`."""
+    def __init__(self, source: Source, manifest: Manifest, threads: int | None = None) -> None:
         self.manifest = replace(manifest, threads=threads or manifest.threads)
         self._source = source
         self._lock = threading.Lock()
@@ -79,27 +104,12 @@ class CompiledModule:
         self._elsewhere: ThreadPoolExecutor | None = None
 
     @cached_property
-    def _vm(self) -> VirtualMachine:
+    def _executor(self) -> Executor:
         """Loaded on first use: a module that is only saved never pays for it."""
         require_native(from_json(self.manifest.target))
-        loaded = isinstance(self._source, Path)
         with native_stderr_hidden():
-            library = (
-                tvm.runtime.load_module(str(self._source.resolve()))
-                if loaded
-                else self._source.jit()
-            )
-            return VirtualMachine(library, tvm.cpu())
-
-    @cached_property
-    def _main(self) -> Callable[..., Any]:
-        function: Callable[..., Any] = self._vm["main"]
-        return function
-
-    @cached_property
-    def _buffers(self) -> list[Any]:
-        """Where inputs are copied before a run; reused by every run."""
-        return [tvm.runtime.empty(i.shape, i.dtype) for i in self.inputs]
+            code = self._source.code()
+        return Executor(self.manifest.program, code, self._source.weights())
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -117,15 +127,8 @@ class CompiledModule:
         """
         arrays = self._checked(feeds)
         with self._lock:
-            outputs: dict[str, Array] = self._in_pool(lambda: self._run(arrays))
-        return outputs
-
-    def _run(self, arrays: list[Array]) -> dict[str, Array]:
-        for buffer, array in zip(self._buffers, arrays, strict=True):
-            buffer.copyfrom(array)
-        result = self._main(*self._buffers)
-        values = [result] if len(self.outputs) == 1 and not _is_tuple(result) else list(result)
-        return {o.name: v.numpy() for o, v in zip(self.outputs, values, strict=True)}
+            results: list[Array] = self._in_pool(lambda: self._executor.run(arrays))
+        return {o.name: array for o, array in zip(self.outputs, results, strict=True)}
 
     def _in_pool(self, work: Callable[[], Any]) -> Any:
         """``work()`` in a thread whose pool has our number of threads: this one if possible."""
@@ -159,12 +162,8 @@ class CompiledModule:
         try:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
                 part = Path(folder) / "module.so"
-                if isinstance(self._source, Path):
-                    shutil.copyfile(self._source, part)
-                else:
-                    with native_stderr_hidden():
-                        self._source.export_library(str(part), fcompile=shared_library_linker())
-                    append_manifest(part, self.manifest)
+                with native_stderr_hidden():
+                    self._source.write(part, self.manifest)
                 os.replace(part, path)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
@@ -196,42 +195,30 @@ class CompiledModule:
 
         Time between kernels (allocation, copies of inputs and outputs) is in no kernel.
         """
-        feeds = feeds if feeds is not None else self.random_inputs()
-        self.run(feeds)
-        runs = []
-        for _ in range(repeats):
-            with self._instrumented() as spent:
-                self.run(feeds)
-            runs.append(spent)
-        times = []
-        for kernel in self.manifest.kernels:
-            totals = [sum(spent.get(kernel.symbol, ())) for spent in runs]
-            calls = len(runs[0].get(kernel.symbol, ()))
-            times.append(KernelTime(kernel, calls, float(np.median(totals))))
-        return tuple(sorted(times, key=lambda t: -t.seconds))
-
-    @contextmanager
-    def _instrumented(self) -> Iterator[dict[str, list[float]]]:
-        spent: dict[str, list[float]] = {}
-        started = [0.0]
-
-        def instrument(_function: Any, symbol: str, before: bool, _result: Any, *_: Any) -> int:
-            if before:
-                started[0] = time.perf_counter()
-            else:
-                kernel = symbol.split(SLICE_MARK)[0]
-                spent.setdefault(kernel, []).append(time.perf_counter() - started[0])
-            return 0
-
-        self._vm.set_instrument(instrument)
-        try:
-            yield spent
-        finally:
-            self._vm.set_instrument(_no_instrument)
+        arrays = self._checked(feeds if feeds is not None else self.random_inputs())
+        with self._lock:
+            self._in_pool(lambda: self._executor.run(arrays))
+            runs = [self._in_pool(lambda: self._executor.timed_run(arrays)) for _ in range(repeats)]
+        return _kernel_times(self.manifest.kernels, [_by_kernel(run) for run in runs])
 
 
-def _no_instrument(*_: Any) -> int:
-    return 0
+def _by_kernel(run: Sequence[tuple[str, float]]) -> dict[str, list[float]]:
+    """Seconds of the calls of each kernel, whatever slice of a result they wrote."""
+    spent: dict[str, list[float]] = {}
+    for symbol, seconds in run:
+        spent.setdefault(symbol.split(SLICE_MARK)[0], []).append(seconds)
+    return spent
+
+
+def _kernel_times(
+    kernels: Sequence[KernelInfo], runs: Sequence[Mapping[str, list[float]]]
+) -> tuple[KernelTime, ...]:
+    times = []
+    for kernel in kernels:
+        totals = [sum(spent.get(kernel.symbol, ())) for spent in runs]
+        calls = len(runs[0].get(kernel.symbol, ()))
+        times.append(KernelTime(kernel, calls, float(np.median(totals))))
+    return tuple(sorted(times, key=lambda t: -t.seconds))
 
 
 def load(path: str | Path, threads: int | None = None) -> CompiledModule:
@@ -240,9 +227,9 @@ def load(path: str | Path, threads: int | None = None) -> CompiledModule:
     Raises :class:`InputError` when the file is none, or needs instructions that this CPU lacks.
     """
     path = Path(path)
-    manifest = read_manifest(path)
+    manifest, start = read_manifest(path)
     require_native(from_json(manifest.target))
-    return CompiledModule(path, manifest, threads)
+    return CompiledModule(FileSource(path, manifest, start), manifest, threads)
 
 
 def _checked_array(info: TensorInfo, feeds: Mapping[str, Array]) -> Array:
@@ -258,10 +245,6 @@ def _checked_array(info: TensorInfo, feeds: Mapping[str, Array]) -> Array:
             f"input {info.name!r} has dtype {array.dtype.name}, expected {info.dtype}"
         )
     return np.ascontiguousarray(array).reshape(info.shape)
-
-
-def _is_tuple(result: Any) -> bool:
-    return not isinstance(result, tvm.runtime.Tensor)
 
 
 def _random(info: TensorInfo, rng: np.random.Generator) -> Array:

@@ -1,30 +1,31 @@
-"""TVM's thread pool with the number of threads that we want.
+"""TVM's thread pool with the number of threads that we want, each worker on a CPU of its own.
 
 The pool belongs to the calling thread and takes its size when it is first used there: half the
 logical CPUs, unless the environment or an explicit list of CPUs says otherwise. The list is what we
 use: it needs no environment variable and works per thread.
 """
 
-# imports TVM
 from __future__ import annotations
 
 import os
 
-import tvm
+from ansor_lite.runtime_library import call_global
 
-# AffinityMode::kSpecifyThreadShareAllCore: workers float over the listed CPUs.
-SHARE_CPUS = -3
+# AffinityMode::kSpecifyOneCorePerThread: the i-th worker runs on the i-th listed CPU alone. TVM
+# falls back to sharing when the list is shorter than the pool.
+ONE_CPU_EACH = -2
 
 
 def use_threads(threads: int) -> bool:
     """Give the calling thread's pool ``threads`` threads; whether it now has them.
 
     A pool that was started smaller cannot grow: then use another thread, which gets its own pool.
-    The affinity of the calling thread stays as it was.
+    The calling thread is the pool's first; its affinity stays as it was.
     """
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     cpus = [str(allowed[i % len(allowed)]) for i in range(max(threads, len(allowed)))]
-    tvm.get_global_func("runtime.config_threadpool")(SHARE_CPUS, threads, cpus[:threads])
+    listed = call_global("ffi.Array", *cpus[:threads])
+    call_global("runtime.config_threadpool", ONE_CPU_EACH, threads, listed)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, allowed)
     return pool_size() == threads
@@ -32,4 +33,4 @@ def use_threads(threads: int) -> bool:
 
 def pool_size() -> int:
     """Threads that parallel loops started from the calling thread use. Starts the pool."""
-    return int(tvm.get_global_func("runtime.NumThreads")())
+    return int(call_global("runtime.NumThreads"))

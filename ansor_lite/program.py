@@ -1,0 +1,131 @@
+"""What a compiled network does: a list of kernel calls on tensors at fixed places.
+
+Nothing here knows TVM. ``flatten.py`` writes programs, ``executor.py`` runs them, the manifest of a
+compiled module stores them. Places are planned once, so a run allocates nothing but its results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Kernels assume that every tensor starts at a multiple of this many bytes.
+ALIGNMENT = 64
+
+# The compiled function that makes all calls of a program, and how much of its table of int64 words
+# one operand of a call takes.
+DRIVER = "main"
+INT64_WORD = 8
+WORDS_PER_OPERAND = 2
+
+INPUT, OUTPUT, WEIGHT, ARENA = "input", "output", "weight", "arena"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that kernels see. ``at``: position of the input, output or weight it lies in, or
+    the byte of the arena where it starts. Several values may share a place (reshapes).
+    """
+
+    space: str
+    at: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        return tensor_bytes(self.shape, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call. ``operands``: positions in ``Program.values``, what it writes last."""
+
+    symbol: str
+    operands: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A constant; ``offset`` in bytes from where the weights of the network start in its file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """``results``: for every output of the network, the value that holds it after the calls."""
+
+    values: tuple[Value, ...]
+    calls: tuple[Call, ...]
+    results: tuple[int, ...]
+    weights: tuple[Weight, ...]
+    arena_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        return max((w.offset + tensor_bytes(w.shape, w.dtype) for w in self.weights), default=0)
+
+    @staticmethod
+    def from_json(value: Any) -> Program:
+        """Inverse of ``dataclasses.asdict``, for the JSON form that a manifest stores."""
+        return Program(
+            tuple(Value(**{**v, "shape": tuple(v["shape"])}) for v in value["values"]),
+            tuple(Call(c["symbol"], tuple(c["operands"])) for c in value["calls"]),
+            tuple(value["results"]),
+            tuple(Weight(**{**w, "shape": tuple(w["shape"])}) for w in value["weights"]),
+            value["arena_bytes"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """A tensor of ``bytes`` that must stay from call ``first`` to call ``last``, both included."""
+
+    bytes: int
+    first: int
+    last: int
+
+    def overlaps(self, other: Lifetime) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+def tensor_bytes(shape: Sequence[int], dtype: str) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to ``ALIGNMENT``."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def plan_memory(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """An offset for each tensor, and the bytes of the arena that holds them all.
+
+    Tensors that live at the same time never overlap. Largest first, each at the lowest offset that
+    is free while it lives (greedy by size, Pisarchyk and Lee 2020).
+    """
+    offsets = [0] * len(lifetimes)
+    placed: list[int] = []
+    for index in sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].bytes, i)):
+        mine = lifetimes[index]
+        taken = sorted(
+            (offsets[i], offsets[i] + aligned(lifetimes[i].bytes))
+            for i in placed
+            if mine.overlaps(lifetimes[i])
+        )
+        start = 0
+        for low, high in taken:
+            if start + mine.bytes <= low:
+                break
+            start = max(start, high)
+        offsets[index] = start
+        placed.append(index)
+    ends = (o + aligned(t.bytes) for o, t in zip(offsets, lifetimes, strict=True))
+    return offsets, max(ends, default=0)
