@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from math import prod, sqrt
 from typing import TypeAlias
 
 from ansor_lite.errors import InputError
+from ansor_lite.phases import Phases, phases
 from ansor_lite.tasks import Task
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read
@@ -103,6 +105,22 @@ class Access:
         return Read(self.name, tuple(index(i) for i in indices), FLOAT)
 
 
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The channels of a convolution, by where they stand.
+
+    ``data`` and ``result``: axes by name; ``weight``: extents; ``read`` and ``taken``: where the
+    data and the weights are read; ``depth``: input channels that one output sums.
+    """
+
+    data: Mapping[str, int]
+    result: Mapping[str, int]
+    weight: tuple[int, ...]
+    read: tuple[Index, ...]
+    taken: tuple[Index, ...]
+    depth: int
+
+
 class Layer:
     """Collects inputs and stages; the last stage is the output."""
 
@@ -112,6 +130,7 @@ class Layer:
         self.sizes = sizes
         self.inputs: list[Tensor] = []
         self.stages: list[Stage] = []
+        self.channel_axes = 1  # trailing axes of the result that a bias has too
 
     def axes(self, **extents: int) -> tuple[IterAxis, ...]:
         return self._axes(SPATIAL, extents)
@@ -146,8 +165,9 @@ class Layer:
         """The task, its last stage followed by the wanted epilogues."""
         words = [self.kind, self.sizes]
         if bias:
-            channel = self.stages[-1].spatial[-1]
-            added = self.weight("bias", channel.extent)(channel.name)
+            channels = self.stages[-1].spatial[-self.channel_axes :]
+            shape, names = [a.extent for a in channels], [a.name for a in channels]
+            added = self.weight("bias", *shape)(*names)
             self._elementwise("biased", lambda x: add(x, added))
             words.append("bias")
         if residual:
@@ -184,27 +204,39 @@ class Layer:
         dilation: Sizes,
         groups: int,
     ) -> None:
-        """``sizes``: spatial dimensions by name; output axes are ``n``, these, and ``co``."""
+        """``sizes``: spatial dimensions by name; output axes are ``n``, these, and ``co``.
+
+        Several groups of several channels have an axis of their own, ``group``: in the data before
+        the channels, in the weights ``[kernel..., group, ci / groups, co / groups]``. One channel a
+        group is depthwise: weights ``[kernel..., 1, co]``.
+        """
         k, s, p, d = (self.each(x, sizes) for x in (kernel, stride, padding, dilation))
-        if groups < 1 or ci % groups or co % groups:
-            raise InputError(f"{self.kind}: {groups} groups do not divide {ci} and {co} channels")
-        depth, width = ci // groups, co // groups
         self.describe({"n": n, **sizes, "ci": ci, "co": co}, k=k, s=s, p=p, d=d, groups=(groups,))
-        data = self.input("data", n, *sizes.values(), ci)
-        weight = self.weight("weight", *k, depth, co)
-        source = self.padded(data, n, sizes, ci, p, 0.0)
-        window, where = self.windows(sizes, k, s, p, d)
-        inner: Index = "ci" if depth > 1 else 0
-        channel: Index = inner
-        if groups > 1:
-            group = index("co") if width == 1 else _call("floordiv", index("co"), index(width))
-            channel = plus(times(group, depth), inner)
-        taps = [f"k{name}" if size > 1 else 0 for name, size in zip(sizes, k, strict=True)]
+        margins = tuple(zip(p, p, strict=True))
+        self.sum_windows(n, sizes, self.channels(ci, co, groups), k, s, margins, d)
+
+    def sum_windows(
+        self,
+        n: int,
+        sizes: Mapping[str, int],
+        channels: Channels,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        margins: Sequence[tuple[int, int]],
+        dilation: Sequence[int],
+    ) -> None:
+        source = self.data(n, sizes, channels, margins)
+        weight = self.weight("weight", *kernel, *channels.weight)
+        window, where = self.windows(sizes, kernel, stride, margins, dilation)
+        taps = {f"k{name}": size for name, size in zip(sizes, kernel, strict=True)}
         self.accumulate(
             "conv",
-            self.axes(n=n, **window, co=co),
-            {f"k{name}": size for name, size in zip(sizes, k, strict=True)} | {"ci": depth},
-            mul(source("n", *where, channel), weight(*taps, inner, "co")),
+            self.axes(n=n, **window, **channels.result),
+            taps | {"ci": channels.depth},
+            mul(
+                source("n", *where, *channels.read),
+                weight(*(t if size > 1 else 0 for t, size in taps.items()), *channels.taken),
+            ),
         )
 
     def transposed_convolution(
@@ -216,29 +248,57 @@ class Layer:
         kernel: Sizes,
         stride: Sizes,
         padding: Sizes,
+        output_padding: Sizes = 0,
+        groups: int = 1,
     ) -> None:
-        """Pixels spread ``stride`` apart over zeros, then a convolution with the flipped kernel."""
-        k, s, p = (self.each(x, sizes) for x in (kernel, stride, padding))
-        self.describe({"n": n, **sizes, "ci": ci, "co": co}, k=k, s=s, p=p)
-        data = self.input("data", n, *sizes.values(), ci)
-        weight = self.weight("weight", *k, ci, co)
-        margin = [k_ - 1 - p_ for k_, p_ in zip(k, p, strict=True)]
-        if min(margin) < 0:
-            raise InputError(f"{self.kind}: padding {p} is not below the kernel {k}")
-        source, spread = self.spread(data, n, sizes, ci, s, margin)
-        window, where = self.windows(spread, k, *((v,) * len(k) for v in (1, 0, 1)))
-        taps = [
-            plus(size - 1, times(f"k{name}", -1)) if size > 1 else 0
-            for name, size in zip(sizes, k, strict=True)
+        """Phase by phase (``phases.py``), so that no zero is multiplied between two inputs.
+
+        Output axes: ``n``; for every dimension blocks and, of more than one phase, ``r<name>``;
+        channels. Row-major, that is ``[n, (size - 1) * stride - 2 * padding + kernel +
+        output_padding, ..., co]`` where the phases come out even. Weights as
+        :func:`ansor_lite.phases.phase_weights` has them, channels as in :meth:`convolution`.
+        """
+        k, s, p, extra = (self.each(x, sizes) for x in (kernel, stride, padding, output_padding))
+        self.describe(
+            {"n": n, **sizes, "ci": ci, "co": co}, k=k, s=s, p=p, op=extra, groups=(groups,)
+        )
+        dimensions = []
+        for name, size, k_, s_, p_, e in zip(sizes, sizes.values(), k, s, p, extra, strict=True):
+            extent = (size - 1) * s_ - 2 * p_ + k_ + e
+            if extent < 1:
+                raise InputError(f"{self.kind}: padding {p_} leaves nothing of {name}={size}")
+            dimensions.append(phases(size, k_, s_, p_, extent))
+        self.sum_phases(n, sizes, self.channels(ci, co, groups), dimensions)
+
+    def sum_phases(
+        self,
+        n: int,
+        sizes: Mapping[str, int],
+        channels: Channels,
+        dimensions: Sequence[Phases],
+    ) -> None:
+        margins = [
+            (max(0, d.before), max(0, d.reach - d.before - size))
+            for d, size in zip(dimensions, sizes.values(), strict=True)
         ]
+        source = self.data(n, sizes, channels, margins)
+        shape = [extent for d in dimensions for extent in (d.count, d.window)]
+        weight = self.weight("weight", *shape, *channels.weight)
+        spatial: dict[str, int] = {}
+        reduced: dict[str, int] = {}
+        where, taken = [], []
+        for name, d in zip(sizes, dimensions, strict=True):
+            phase, tap = f"r{name}", f"k{name}"
+            spatial |= {name: d.blocks} | ({phase: d.count} if d.count > 1 else {})
+            reduced[tap] = d.window
+            start = plus(plus(name, phase if d.shift else 0), tap if d.window > 1 else 0)
+            where.append(plus(start, max(0, -d.before)))
+            taken += [phase if d.count > 1 else 0, tap if d.window > 1 else 0]
         self.accumulate(
             "conv",
-            self.axes(n=n, **window, co=co),
-            {f"k{name}": size for name, size in zip(sizes, k, strict=True)} | {"ci": ci},
-            mul(
-                source("n", *where, "ci" if ci > 1 else 0),
-                weight(*taps, "ci" if ci > 1 else 0, "co"),
-            ),
+            self.axes(n=n, **spatial, **channels.result),
+            reduced | {"ci": channels.depth},
+            mul(source("n", *where, *channels.read), weight(*taken, *channels.taken)),
         )
 
     def pool(
@@ -253,9 +313,11 @@ class Layer:
     ) -> None:
         k, s, p = (self.each(x, sizes) for x in (kernel, stride, padding))
         self.describe({"n": n, **sizes, "c": c}, k=k, s=s, p=p)
+        margins = tuple(zip(p, p, strict=True))
         data = self.input("data", n, *sizes.values(), c)
-        source = self.padded(data, n, sizes, c, p, LOWEST if kind == "max" else 0.0)
-        window, where = self.windows(sizes, k, s, p, (1,) * len(k))
+        fill = LOWEST if kind == "max" else 0.0
+        source = self.padded(data, n, sizes, {"c": c}, margins, fill)
+        window, where = self.windows(sizes, k, s, margins, (1,) * len(k))
         axes = self.axes(n=n, **window, c=c)
         taps = {f"k{name}": size for name, size in zip(sizes, k, strict=True)}
         combiner = "max" if kind == "max" else "sum"
@@ -290,68 +352,70 @@ class Layer:
         reduced = self.reduced(**{axis: extent for axis, extent in over.items() if extent > 1})
         return self.stage(name, (*axes, *reduced), body, combiner if reduced else None)
 
+    def channels(self, ci: int, co: int, groups: int) -> Channels:
+        if groups < 1 or ci % groups or co % groups:
+            raise InputError(f"{self.kind}: {groups} groups do not divide {ci} and {co} channels")
+        depth, width = ci // groups, co // groups
+        inner: Index = "ci" if depth > 1 else 0
+        if groups == 1:
+            return Channels({"c": ci}, {"co": co}, (ci, co), (inner,), (inner, "co"), depth)
+        if depth == width == 1:
+            return Channels({"c": ci}, {"co": co}, (1, co), ("co",), (0, "co"), 1)
+        self.channel_axes = 2
+        return Channels(
+            {"group": groups, "c": depth},
+            {"group": groups, "co": width},
+            (groups, depth, width),
+            ("group", inner),
+            ("group", inner, "co"),
+            depth,
+        )
+
+    def data(
+        self,
+        n: int,
+        sizes: Mapping[str, int],
+        channels: Channels,
+        margins: Sequence[tuple[int, int]],
+    ) -> Access:
+        data = self.input("data", n, *sizes.values(), *channels.data.values())
+        return self.padded(data, n, sizes, channels.data, margins, 0.0)
+
     def padded(
         self,
         data: Access,
         n: int,
         sizes: Mapping[str, int],
-        c: int,
-        padding: Sequence[int],
+        channels: Mapping[str, int],
+        margins: Sequence[tuple[int, int]],
         value: float,
     ) -> Access:
-        """``data`` with ``padding`` elements of ``value`` on both sides of every dimension."""
-        if not any(padding):
+        """``data`` with ``margins`` of ``value`` before and after every spatial dimension."""
+        if not any(any(margin) for margin in margins):
             return data
-        widths = {name: m + 2 * p for (name, m), p in zip(sizes.items(), padding, strict=True)}
+        widths, inside = {}, []
         conditions: list[Expr] = []
-        for (name, extent), p in zip(sizes.items(), padding, strict=True):
-            if p:
-                conditions += [at_most(p, name), below(name, p + extent)]
-        inside = [plus(name, -p) for name, p in zip(sizes, padding, strict=True)]
-        body = select_all(conditions, data("n", *inside, "c"), number(value))
-        return self.stage("padded", self.axes(n=n, **widths, c=c), body)
-
-    def spread(
-        self,
-        data: Access,
-        n: int,
-        sizes: Mapping[str, int],
-        c: int,
-        stride: Sequence[int],
-        margin: Sequence[int],
-    ) -> tuple[Access, dict[str, int]]:
-        """``data`` with ``stride - 1`` zeros between elements and ``margin`` around; its sizes."""
-        widths = {}
-        conditions: list[Expr] = []
-        where: list[Expr] = []
-        for (name, extent), s, m in zip(sizes.items(), stride, margin, strict=True):
-            span = (extent - 1) * s + 1
-            widths[name] = span + 2 * m
-            offset = plus(name, -m)
-            if m:
-                conditions += [at_most(m, name), below(name, m + span)]
-            if s > 1:
-                rest = _call("floormod", plus(name, -m % s), index(s))
-                conditions.append(Call("eq", (rest, index(0)), "bool"))
-            where.append(_call("floordiv", offset, index(s)) if s > 1 else offset)
-        if not conditions:
-            return data, widths
-        body = select_all(conditions, data("n", *where, "c"), number(0))
-        return self.stage("spread", self.axes(n=n, **widths, c=c), body), widths
+        for (name, extent), (before, after) in zip(sizes.items(), margins, strict=True):
+            widths[name] = before + extent + after
+            inside.append(plus(name, -before))
+            conditions += [at_most(before, name)] if before else []
+            conditions += [below(name, before + extent)] if after else []
+        body = select_all(conditions, data("n", *inside, *channels), number(value))
+        return self.stage("padded", self.axes(n=n, **widths, **channels), body)
 
     def windows(
         self,
         sizes: Mapping[str, int],
         kernel: Sequence[int],
         stride: Sequence[int],
-        padding: Sequence[int],
+        margins: Sequence[tuple[int, int]],
         dilation: Sequence[int],
     ) -> tuple[dict[str, int], list[Expr]]:
         """Output extent by dimension, and where in the (padded) input a tap ``k<name>`` reads."""
         extents, where = {}, []
-        columns = zip(sizes.items(), kernel, stride, padding, dilation, strict=True)
-        for (name, extent), k, s, p, d in columns:
-            extents[name] = (extent + 2 * p - d * (k - 1) - 1) // s + 1
+        columns = zip(sizes.items(), kernel, stride, margins, dilation, strict=True)
+        for (name, extent), k, s, margin, d in columns:
+            extents[name] = (extent + sum(margin) - d * (k - 1) - 1) // s + 1
             if extents[name] < 1:
                 raise InputError(f"{self.kind}: a window of {k} does not fit into {name}={extent}")
             where.append(plus(times(name, s), times(f"k{name}", d) if k > 1 else 0))
@@ -367,7 +431,7 @@ class Layer:
 
     def describe(self, extents: Mapping[str, int], **settings: tuple[int, ...]) -> None:
         """Fills the readable size: ``n1 h56 w56 ci64 co64 k3 s1 p1``; checks that all are legal."""
-        least = {"p": 0}
+        least = {"p": 0, "op": 0}
         for name, values in settings.items():
             if min(values) < least.get(name, 1):
                 raise InputError(f"{self.kind}: {SETTINGS[name]} {list(values)} is too small")
@@ -375,14 +439,19 @@ class Layer:
         for name, values in settings.items():
             if name in ("d", "groups") and set(values) in ({1}, {extents.get("ci")}):
                 continue
+            if name == "op" and not any(values):
+                continue
             words.append(
                 name + "x".join(str(v) for v in (values[:1] if len({*values}) == 1 else values))
             )
         self.sizes = " ".join(words)
 
 
-SETTINGS = {"k": "kernel", "s": "stride", "p": "padding", "d": "dilation", "groups": "groups"}
-
-
-def _call(op: str, a: Expr, b: Expr) -> Call:
-    return Call(op, (a, b), INDEX_DTYPE)
+SETTINGS = {
+    "k": "kernel",
+    "s": "stride",
+    "p": "padding",
+    "op": "output padding",
+    "d": "dilation",
+    "groups": "groups",
+}

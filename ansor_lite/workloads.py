@@ -136,19 +136,23 @@ def conv2d_transpose(
     kernel: Sizes,
     stride: Sizes = 1,
     padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
     *,
     bias: bool = True,
     activation: str | None = "relu",
     residual: bool = False,
     constant_weights: bool = True,
 ) -> Task:
-    """``[n, h, w, ci] -> [n, (h - 1) * stride - 2 * padding + kernel, ..., co]``.
+    """``[n, h, w, ci] -> [n, (h - 1) * stride - 2 * padding + kernel + output_padding, ..., co]``.
 
-    Input pixels land ``stride`` apart in a tensor of zeros, over which a convolution with the
-    flipped kernel runs.
+    By phases: the result is ``[n, h', stride, w', stride, co]`` and the weights are
+    ``ansor_lite.phases.phase_weights`` of ``[kernel..., ci, co]``.
     """
     layer = Layer("conv2d_transpose", constant_weights)
-    layer.transposed_convolution(n, {"h": h, "w": w}, ci, co, kernel, stride, padding)
+    layer.transposed_convolution(
+        n, {"h": h, "w": w}, ci, co, kernel, stride, padding, output_padding, groups
+    )
     return layer.finish(bias, activation, residual)
 
 

@@ -23,9 +23,9 @@ Buffers: TypeAlias = dict[str, Tir]
 
 def to_tir(dag: ComputeDAG) -> tirx.PrimFunc:
     """The function of ``dag``, called ``main``: parameters are its inputs, then its outputs."""
-    buffers = {t.name: tirx.decl_buffer(t.shape, t.dtype, t.name) for t in dag.inputs}
+    buffers = {t.name: _buffer(t.shape, t.dtype, t.name) for t in dag.inputs}
     for stage in dag.stages:
-        buffers[stage.name] = tirx.decl_buffer(stage.shape, stage.dtype, stage.name)
+        buffers[stage.name] = _buffer(stage.shape, stage.dtype, stage.name)
     nests = [_nest(stage, buffers) for stage in dag.stages]
     local = [buffers[s.name] for s in dag.stages if s.name not in dag.outputs]
     body = nests[0] if len(nests) == 1 else tirx.SeqStmt(nests)
@@ -33,6 +33,11 @@ def to_tir(dag: ComputeDAG) -> tirx.PrimFunc:
     params = [buffers[name] for name in (*(t.name for t in dag.inputs), *dag.outputs)]
     func = tirx.PrimFunc(params, SBlockRealize([], True, root))
     return func.with_attr({"global_symbol": "main", "tirx.noalias": True, "s_tir": True})
+
+
+def _buffer(shape: tuple[int, ...], dtype: str, name: str) -> Tir:
+    extents = [_int(extent) for extent in shape]
+    return tirx.decl_buffer(extents, dtype, name, layout=None)
 
 
 def _nest(stage: Stage, buffers: Buffers) -> Tir:

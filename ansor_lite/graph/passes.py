@@ -7,29 +7,14 @@ layout with weights stored that way, every constant foldable by numpy folded.
 # imports TVM
 from __future__ import annotations
 
-from typing import Any
-
 import tvm
 from tvm import relax
 from tvm.relax import transform
 
 from ansor_lite.graph.bounds import clamp_indices
+from ansor_lite.graph.convolutions import channels_last, split_channels
 from ansor_lite.graph.fold import fold_constants
 from ansor_lite.graph.simplify import simplify
-
-# Channels last: the vectorised dimension is the innermost of data, weights and result.
-LAYOUTS = {
-    "relax.nn.conv1d": ("NCW", ["NWC", "WIO"]),
-    "relax.nn.conv2d": ("NCHW", ["NHWC", "HWIO"]),
-    "relax.nn.conv3d": ("NCDHW", ["NDHWC", "DHWIO"]),
-}
-
-
-def _layouts(call: Any) -> dict[str, list[str]]:
-    name = call.op.name
-    if name not in LAYOUTS or str(call.attrs.data_layout) != LAYOUTS[name][0]:
-        return {}
-    return {name: LAYOUTS[name][1]}
 
 
 def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
@@ -43,8 +28,10 @@ def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
     )(module)
     folded = fold_constants(clamp_indices(fold_constants(simplified)))
     folded = fold_constants(simplify(folded))
-    converted = transform.ConvertLayout({}, layout_cb=_layouts)(folded)
+    converted = transform.ConvertLayout({}, layout_cb=channels_last)(folded)
     folded = fold_constants(transform.Normalize()(converted))
+    split = fold_constants(split_channels(folded))
+    folded = fold_constants(simplify(split, layouts_chosen=True))
     return tvm.transform.Sequential(
         [
             transform.EliminateCommonSubexpr(),
@@ -52,10 +39,11 @@ def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
             transform.DeadCodeElimination(),
             relax.backend.DispatchSortScan(),
             transform.LegalizeOps(),
+            # A reshape is a view. Inside a kernel it would be divisions in every index.
+            transform.RewriteDataflowReshape(),
             transform.AnnotateTIROpPattern(),
             transform.FuseOps(),
             transform.FuseTIR(),
             transform.DeadCodeElimination(),
-            transform.RewriteDataflowReshape(),
         ]
     )(folded)

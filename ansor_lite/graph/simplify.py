@@ -1,20 +1,23 @@
 """Rewrites of Relax expressions that let more operators share a kernel, or cost less.
 
-Reshapes that only add or drop unit dimensions move behind elementwise operators, where they become
-views: the exporters of transformers put them between a matrix product and its epilogue. Powers with
-small constant exponents become products and roots.
+Reshapes move behind elementwise operators, where they become views: exporters of transformers put
+them between a matrix product and its epilogue, ``convolutions.py`` behind its convolutions. Chains
+of reshapes and transpositions become one. Powers with small constant exponents become products and
+roots.
 """
 
 # imports TVM
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import tvm
 from tvm import relax
 
 from ansor_lite.graph.fold import rewrite_main
+from ansor_lite.graph.movement import Movement, stay
 
 UNARY = frozenset(
     f"relax.{name}"
@@ -29,6 +32,8 @@ BINARY = frozenset(
     for name in ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 )
 RESHAPE = "relax.reshape"
+TRANSPOSE = "relax.permute_dims"
+MOVEMENTS = (RESHAPE, TRANSPOSE)
 
 Emit = Callable[[Any], Any]
 
@@ -47,13 +52,22 @@ def _three_quarters(root: Any, emit: Emit) -> Any:
     return relax.op.multiply(root, emit(relax.op.sqrt(root)))
 
 
-def simplify(module: tvm.IRModule) -> tvm.IRModule:
-    """``main`` with powers expanded and reshapes behind elementwise operators."""
-    return rewrite_main(module, _Simplify(module))
+def simplify(module: tvm.IRModule, *, layouts_chosen: bool = False) -> tvm.IRModule:
+    """``main`` with powers expanded and reshapes behind elementwise operators.
+
+    With ``layouts_chosen``, chains of reshapes and transpositions are one; before, they would hide
+    transpositions from the choice of layouts.
+    """
+    return rewrite_main(module, _Simplify(module, layouts_chosen))
 
 
 @relax.expr_functor.mutator
 class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
+    def __init__(self, module: tvm.IRModule, layouts_chosen: bool) -> None:
+        super().__init__(module)
+        self.layouts_chosen = layouts_chosen
+        self.depths: dict[Any, int] = {}
+
     def visit_call_(self, call: Any) -> Any:
         return self._simplified(self.visit_expr_post_order(call))
 
@@ -61,25 +75,61 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
         if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
             return call
         name = call.op.name
+        if self.layouts_chosen and name in MOVEMENTS:
+            call = self._moved_once(call)
+            name = call.op.name if isinstance(call, relax.Call) else ""
         if name == RESHAPE and (shape := _extents(call)) is not None:
             return self._in_shape(call.args[0], shape)
         if name == "relax.power" and (power := _constant_power(call)) is not None:
             return self._simplified(self.builder_.normalize(power(call.args[0], self._emit)))
         if name in UNARY:
             return self._after_unary(call)
-        return self._after_binary(call) if name in BINARY else call
+        return self._after_binary(self._in_full_rank(call)) if name in BINARY else call
 
     def _emit(self, value: Any) -> Any:
         """A variable bound to the simplified value; variables and constants stay what they are."""
         value = self._simplified(self.builder_.normalize(value))
         return self.builder_.emit(value) if isinstance(value, relax.Call) else value
 
+    def _moved_once(self, call: Any) -> Any:
+        """One transposition at most between the source of a chain of movements and its result."""
+        found = self._movement(call)
+        if found is None:
+            return call
+        source, movement, transpositions = found
+        if movement.is_view:
+            return relax.op.reshape(source, movement.shape)
+        if transpositions < 2 or call.op.name != TRANSPOSE:
+            return call
+        axes = movement.axes(_shape_of(source))
+        if axes is not None:
+            return relax.op.permute_dims(source, axes)
+        movement = movement.joined()
+        split = self._emit(self._in_shape(source, movement.atoms))
+        turned = self._emit(relax.op.permute_dims(split, movement.order))
+        return relax.op.reshape(turned, movement.shape)
+
+    def _movement(self, value: Any) -> tuple[Any, Movement, int] | None:
+        """What a chain of movements that ends in ``value`` starts from, and does; its length."""
+        call = self.lookup_binding(value) if isinstance(value, relax.Var) else value
+        extents = _extents(value)
+        if extents is None or 0 in extents:
+            return None
+        kind = _name(call)
+        before = self._movement(call.args[0]) if kind in MOVEMENTS else None
+        if before is None:
+            return value, stay(extents), 0
+        source, movement, transpositions = before
+        if kind == TRANSPOSE:
+            axes = call.attrs.axes or reversed(range(len(extents)))
+            return source, movement.transposed([int(a) for a in axes]), transpositions + 1
+        moved = movement.reshaped(extents)
+        return (value, stay(extents), 0) if moved is None else (source, moved, transpositions)
+
     def _reshape_of(self, value: Any) -> Any:
         """The reshape that computes ``value``, if one does."""
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
-        if not isinstance(bound, relax.Call) or not isinstance(bound.op, tvm.ir.Op):
-            return None
-        return bound if bound.op.name == RESHAPE else None
+        return bound if _name(bound) == RESHAPE else None
 
     def _in_shape(self, value: Any, shape: tuple[int, ...]) -> Any:
         """``value`` with another shape, by one reshape of what it was before reshapes, or none."""
@@ -89,25 +139,70 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
 
     def _after_unary(self, call: Any) -> Any:
         reshape = self._reshape_of(call.args[0])
-        if reshape is None or not _only_units(reshape):
+        if reshape is None or _extents(reshape) is None:
             return call
         moved = relax.Call(call.op, [reshape.args[0], *call.args[1:]], call.attrs, call.ty_args)
         return relax.op.reshape(self.builder_.emit(moved), call.ty.shape)
 
+    def _depth(self, value: Any) -> int:
+        """Length of the longest chain of operators, but for movements, that ``value`` ends.
+
+        What was computed last is what an elementwise operator fuses with; its operands of another
+        shape are the ones to reshape, and never the other way round.
+        """
+        if not isinstance(value, relax.Var):
+            return -1
+        if value not in self.depths:
+            call = self.lookup_binding(value)
+            args = [] if call is None else relax.analysis.free_vars(call)
+            below = max((self._depth(a) for a in args), default=0)
+            self.depths[value] = below + (call is not None and _name(call) not in MOVEMENTS)
+        return self.depths[value]
+
+    def _in_full_rank(self, call: Any) -> Any:
+        """Constants of one value per channel, channels first, in all dimensions of the other.
+
+        The choice of layouts moves the channels of operands of equal rank only.
+        """
+        operands = []
+        for own, other in (call.args, reversed(call.args)):
+            shape, rank = _extents(own) or (), len(_extents(other) or ())
+            constant = isinstance(own, tvm.ir.GenericConst)
+            if constant and 1 < len(shape) < rank and shape[0] > 1 and prod(shape[1:]) == 1:
+                full = (1,) * (rank - len(shape)) + shape
+                own = relax.const(own.value.numpy().reshape(full), str(own.ty.dtype))
+            operands.append(own)
+        if all(a is b for a, b in zip(operands, call.args, strict=True)):
+            return call
+        return self.builder_.normalize(relax.Call(call.op, operands, call.attrs, call.ty_args))
+
     def _after_binary(self, call: Any) -> Any:
         for side in (0, 1):
             reshape = self._reshape_of(call.args[side])
-            if reshape is None or not _only_units(reshape) or not _keeps_shape(call, side):
+            if reshape is None or not _keeps_shape(call, side):
                 continue
             inner, other = reshape.args[0], call.args[1 - side]
-            if _extents(other):
-                shape = _aligned(_extents(other), _extents(reshape), _extents(inner))
+            shape = _aligned(_shape_of(other), _shape_of(reshape), _shape_of(inner))
+            if shape is None:
+                continue
+            back = self._reshape_of(other)
+            undone = back is not None and _extents(back.args[0]) == shape
+            if not undone and self._depth(other) >= self._depth(inner):
+                continue
+            if shape != ():
                 other = self._emit(self._in_shape(other, shape))
             # Not simplified again: a reshape of the other operand would move back and forth.
             operands = [inner, other] if side == 0 else [other, inner]
             moved = self.builder_.emit(relax.Call(call.op, operands, call.attrs, call.ty_args))
             return relax.op.reshape(moved, call.ty.shape)
         return call
+
+
+def _name(value: Any) -> str:
+    """Name of the operator that ``value`` calls, or nothing."""
+    if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.Op):
+        return ""
+    return str(value.op.name)
 
 
 def _constant_power(call: Any) -> Callable[[Any, Emit], Any] | None:
@@ -131,11 +226,27 @@ def _extents(value: Any) -> tuple[int, ...] | None:
     return tuple(int(e) for e in shape.values)
 
 
-def _only_units(reshape: Any) -> bool:
-    before, after = _extents(reshape.args[0]), _extents(reshape)
-    if before is None or after is None:
-        return False
-    return [e for e in before if e != 1] == [e for e in after if e != 1]
+def _shape_of(value: Any) -> tuple[int, ...]:
+    shape = _extents(value)
+    assert shape is not None
+    return shape
+
+
+def merged(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[int, ...]] | None:
+    """For every extent of ``after`` but 1, the extents of ``before`` that make it up in order.
+
+    ``None`` where an element of ``before`` would be divided. Units of both are left out.
+    """
+    parts = iter([e for e in before if e != 1])
+    groups = []
+    for extent in (e for e in after if e != 1):
+        group: tuple[int, ...] = ()
+        while prod(group) < extent and (part := next(parts, 0)):
+            group += (part,)
+        if prod(group) != extent:
+            return None
+        groups.append(group)
+    return None if next(parts, 0) else groups
 
 
 def _keeps_shape(call: Any, side: int) -> bool:
@@ -145,13 +256,18 @@ def _keeps_shape(call: Any, side: int) -> bool:
 
 
 def _aligned(
-    other: tuple[int, ...] | None, shape: tuple[int, ...] | None, inner: tuple[int, ...] | None
-) -> tuple[int, ...]:
+    other: tuple[int, ...], shape: tuple[int, ...], inner: tuple[int, ...]
+) -> tuple[int, ...] | None:
     """The shape in which ``other``, broadcast against ``shape``, is broadcast against ``inner``.
 
-    ``shape`` and ``inner`` differ in unit dimensions only.
+    ``None`` where there is none: ``shape`` divides elements of ``inner`` that differ in ``other``.
     """
-    assert other is not None and shape is not None and inner is not None
+    if prod(other) == 1:
+        return (1,) * min(len(other), len(inner))
+    groups = merged(inner, shape)
+    if groups is None:
+        return None
     padded = (1,) * (len(shape) - len(other)) + other
-    wide = iter(o for o, e in zip(padded, shape, strict=True) if e != 1)
-    return tuple(next(wide) if e != 1 else 1 for e in inner)
+    wide = [o for o, e in zip(padded, shape, strict=True) if e != 1]
+    left = iter([e if o != 1 else 1 for o, g in zip(wide, groups, strict=True) for e in g])
+    return tuple(next(left) if e != 1 else 1 for e in inner)
