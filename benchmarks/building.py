@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import ansor_lite
 from ansor_lite.errors import AnsorLiteError, InputError
-from ansor_lite.manifest import Manifest, read_manifest
+from ansor_lite.manifest import Manifest
 from benchmarks.common import command_line
 from benchmarks.runtimes import status_bytes
 
@@ -87,7 +88,7 @@ def build(model: Path, log: Path, threads: int, arguments: argparse.Namespace) -
         facts |= {"tuning_seconds": done.seconds, "tuning_peak_bytes": done.peak_bytes}
     done = run_measured("ansor-lite", "compile", *words)
     facts |= {"compile_seconds": done.seconds, "compile_peak_bytes": done.peak_bytes}
-    manifest = read_manifest(library)
+    manifest = ansor_lite.load(library).manifest
     return Built(library, manifest, facts | {"records": _lines(log)} | _kernels(manifest))
 
 

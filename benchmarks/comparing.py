@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -106,8 +106,9 @@ def time_in_turns(
     refused: MutableMapping[str, str],
     rounds: int,
     turn: float,
+    peers: Collection[str],
 ) -> Series:
-    """Turns of everybody; a peer that fails leaves ``participants`` for ``refused``.
+    """Turns of everybody; one of ``peers`` that fails leaves ``participants`` for ``refused``.
 
     Raises :class:`TurnFailure` when anybody else fails.
     """
@@ -117,7 +118,7 @@ def time_in_turns(
             return take_turns(participants, rounds, turns)
         except TurnFailure as error:
             peer = peer_of(error.name)
-            if error.name in (OURS, FMA_PEAK):
+            if peer not in peers:
                 raise
             refused[peer] = str(error)
             for label in (peer, control_of(peer)):

@@ -158,7 +158,7 @@ def _time(
     """Add latencies, ratios, shares of peak and memory to ``entry``."""
     comparisons: list[Comparison] = []
     while len(comparisons) < arguments.attempts:
-        timed = time_in_turns(runtimes, refused, arguments.rounds, arguments.turn)
+        timed = time_in_turns(runtimes, refused, arguments.rounds, arguments.turn, PEERS)
         peak = runtimes[FMA_PEAK].facts["gflop"]
         comparisons.append(Comparison(timed, entry["building"]["gflop"], peak))
         if not comparisons[-1].void:

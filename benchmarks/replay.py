@@ -18,8 +18,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import ansor_lite
 from ansor_lite.errors import AnsorLiteError, InputError
-from ansor_lite.manifest import read_manifest
 from benchmarks.common import resolve_model, run_command, show, write_result
 
 
@@ -78,7 +78,7 @@ def replayed(model: Path, folder: Path, arguments: argparse.Namespace) -> dict[s
         start = time.perf_counter()
         _succeed(run("ansor-lite compile", log, module))
         seconds.append(time.perf_counter() - start)
-    manifests = [read_manifest(module) for module in modules]
+    manifests = [ansor_lite.load(module).manifest for module in modules]
     sources = [[(k.symbol, k.source) for k in m.kernels] for m in manifests]
     tuned = [k for k in manifests[0].kernels if k.tuned]
     if not tuned:

@@ -56,7 +56,7 @@ class RuntimeFailure(AnsorLiteError):
 
 
 class Runtime:
-    """A child process that runs one network. Use as a context manager.
+    """A child process that runs one network or operator. Use as a context manager.
 
     ``facts`` is what the child says about itself, such as its version.
     """
@@ -172,12 +172,20 @@ class Request:
     threads: int
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One inference, and what the child has to say about it."""
+    """One inference, and what the child has to say about it.
+
+    ``prepare`` is called before each run, outside its time.
+    """
 
     run: Run
     facts: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[], None] = _nothing
 
 
 def _ansor_lite(request: Request) -> Loaded:
@@ -240,12 +248,45 @@ def _fma_peak(request: Request) -> Loaded:
     return Loaded(lambda: run() or {}, {"gflop": flop / 1e9})
 
 
+def _copy(request: Request) -> Loaded:
+    """Copies half as many bytes as ``path`` says: what moving that footprint costs at least."""
+    from ansor_lite.measure.peak import copy_run
+    from ansor_lite.target import native
+    from ansor_lite.threadpool import use_threads
+
+    use_threads(request.threads)
+    run, moved = copy_run(native(request.threads), int(request.path) // 2)
+    return Loaded(lambda: run() or {}, {"bytes": moved})
+
+
+def _operator(request: Request) -> Loaded:
+    from benchmarks.operator_program import load
+
+    return load(request, cold=False)
+
+
+def _cold_operator(request: Request) -> Loaded:
+    from benchmarks.operator_program import load
+
+    return load(request, cold=True)
+
+
+def _torch(request: Request) -> Loaded:
+    from benchmarks.torch_operator import load
+
+    return load(request)
+
+
 FMA_PEAK = "fma-peak"
 
 RUNTIMES: Mapping[str, Callable[[Request], Loaded]] = {
     "ansor-lite": _ansor_lite,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "torch": _torch,
+    "operator": _operator,
+    "cold-operator": _cold_operator,
+    "copy": _copy,
     FMA_PEAK: _fma_peak,
 }
 
@@ -267,19 +308,20 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "runs" in request:
-            _reply(answers, {"seconds": _timed(loaded.run, request["runs"], request["warmups"])})
+            _reply(answers, {"seconds": _timed(loaded, request["runs"], request["warmups"])})
         else:
             write_arrays(Path(request["outputs"]), loaded.run())
             _reply(answers, {})
 
 
-def _timed(run: Run, runs: int, warmups: int) -> list[float]:
+def _timed(loaded: Loaded, runs: int, warmups: int) -> list[float]:
     for _ in range(warmups):
-        run()
+        loaded.run()
     seconds = []
     for _ in range(runs):
+        loaded.prepare()
         start = time.perf_counter()
-        run()
+        loaded.run()
         seconds.append(time.perf_counter() - start)
     return seconds
 

@@ -26,7 +26,9 @@ from ansor_lite.measure.recent import Recent
 from ansor_lite.measure.timing import Program, TimingInputs, time_program, waker
 from ansor_lite.tasks import Task
 from schedules.codec import dag_from_json, steps_from_json
+from schedules.hardware import Hardware
 from schedules.lower import lower
+from schedules.steps import Step
 
 Message = dict[str, Any]
 PR_SET_PDEATHSIG = 1
@@ -78,11 +80,8 @@ class Worker:
         return {}
 
     def _built(self, task: Task, request: Message) -> Program:
-        lowered = lower(task.dag, steps_from_json(request["steps"]), self.hardware)
-        with tvm.transform.PassContext(config=PASS_CONFIG):
-            module = tvm.tirx.build(lowered.func, target=self.tvm_target)
-        # Looking the function up is what generates its machine code.
-        return Program(task, module["main"], lowered.packs)
+        steps = steps_from_json(request["steps"])
+        return build_program(task, steps, self.hardware, self.tvm_target)
 
     def _timing(self, task: Task) -> TimingInputs:
         return self.timing.get(task.name, task.bytes, lambda: TimingInputs(task))
@@ -93,6 +92,17 @@ class Worker:
         if self._latest is None or self._latest.name != text:
             self._latest = Task(text, dag_from_json(request["dag"]))
         return self._latest
+
+
+def build_program(
+    task: Task, steps: tuple[Step, ...], hardware: Hardware, tvm_target: tvm.target.Target
+) -> Program:
+    """``task`` scheduled by closed ``steps``, as machine code of this process."""
+    lowered = lower(task.dag, steps, hardware)
+    with tvm.transform.PassContext(config=PASS_CONFIG):
+        module = tvm.tirx.build(lowered.func, target=tvm_target)
+    # Looking the function up is what generates its machine code.
+    return Program(task, module["main"], lowered.packs)
 
 
 def main() -> None:

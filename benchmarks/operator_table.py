@@ -1,0 +1,118 @@
+"""Which operators ``operators.py`` measures: one row each, written as calls of ``workloads``.
+
+A new row needs no other change. Separate so that the table is easy to find and to extend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansor_lite import workloads
+from ansor_lite.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A call of ``ansor_lite.workloads``. ``round_shape``: the row whose extents are the next round
+    ones, which this one is compared with."""
+
+    name: str
+    workload: str
+    arguments: Mapping[str, Any]
+    round_shape: str = ""
+
+    def task(self) -> Task:
+        """The operator and its bias, without an activation that peers would not fuse."""
+        plain = {} if self.workload == "pool2d" else {"bias": True, "activation": None}
+        task: Task = getattr(workloads, self.workload)(**self.arguments, **plain)
+        return task
+
+
+def _conv(
+    name: str, size: int, ci: int, co: int, kernel: int, stride: int = 1, *,
+    dilation: int = 1, groups: int = 1, n: int = 1, round_shape: str = "",
+) -> Operator:  # fmt: skip
+    arguments = {
+        "n": n, "h": size, "w": size, "ci": ci, "co": co, "kernel": kernel, "stride": stride,
+        "padding": dilation * (kernel // 2), "dilation": dilation, "groups": groups,
+    }  # fmt: skip
+    return Operator(name, "conv2d", arguments, round_shape)
+
+
+def _depthwise(kernel: int, stride: int, size: int, channels: int) -> Operator:
+    arguments = {
+        "n": 1, "h": size, "w": size, "c": channels, "kernel": kernel, "stride": stride,
+        "padding": kernel // 2,
+    }  # fmt: skip
+    name = f"depthwise {kernel}x{kernel} stride {stride}, {size}x{size}x{channels}"
+    return Operator(name, "depthwise_conv2d", arguments)
+
+
+def _pool(kind: str, kernel: int, stride: int, padding: int, size: int, c: int) -> Operator:
+    arguments = {
+        "n": 1, "h": size, "w": size, "c": c, "kernel": kernel, "stride": stride,
+        "padding": padding, "kind": kind,
+    }  # fmt: skip
+    name = f"{kind} pool {kernel}x{kernel} stride {stride}, {size}x{size}x{c}"
+    return Operator(name, "pool2d", arguments)
+
+
+OPERATORS: tuple[Operator, ...] = (
+    # resnet50
+    _conv("resnet50 3x3, 56x56x64", 56, 64, 64, 3),
+    _conv("resnet50 3x3, 28x28x128", 28, 128, 128, 3),
+    _conv("resnet50 3x3, 14x14x256", 14, 256, 256, 3),
+    _conv("resnet50 1x1, 56x56x64 to 256", 56, 64, 256, 1),
+    _conv("resnet50 1x1, 28x28x512 to 128", 28, 512, 128, 1),
+    _conv("resnet50 1x1, 14x14x1024 to 256", 14, 1024, 256, 1),
+    _conv("resnet50 1x1, 7x7x512 to 2048", 7, 512, 2048, 1),
+    _conv("resnet50 7x7 stride 2, 224x224x3", 224, 3, 64, 7, 2),
+    # odd extents beside the next round ones
+    _conv("odd 3x3, 7x7x512", 7, 512, 512, 3, round_shape="round 3x3, 8x8x512"),
+    _conv("round 3x3, 8x8x512", 8, 512, 512, 3),
+    _conv("odd 3x3, 17x17x192", 17, 192, 192, 3, round_shape="round 3x3, 24x24x192"),
+    _conv("round 3x3, 24x24x192", 24, 192, 192, 3),
+    _conv("odd 3x3, 93 to 117", 28, 93, 117, 3, round_shape="round 3x3, 96 to 128"),
+    _conv("round 3x3, 96 to 128", 28, 96, 128, 3),
+    _conv("odd 1x1, 93 to 117", 28, 93, 117, 1, round_shape="round 1x1, 96 to 128"),
+    _conv("round 1x1, 96 to 128", 28, 96, 128, 1),
+    Operator(
+        "odd 16 rows, 1000 classes", "matmul", {"m": 16, "n": 1000, "k": 2048},
+        "round 16 rows, 1024 classes",
+    ),
+    Operator("round 16 rows, 1024 classes", "matmul", {"m": 16, "n": 1024, "k": 2048}),
+    Operator("one row, 1000 classes", "matmul", {"m": 1, "n": 1000, "k": 2048}),
+    # depthwise
+    _depthwise(3, 1, 56, 144),
+    _depthwise(3, 2, 56, 144),
+    _depthwise(5, 1, 28, 240),
+    _depthwise(5, 2, 28, 240),
+    _depthwise(7, 1, 56, 96),
+    _depthwise(9, 1, 28, 192),
+    _depthwise(11, 2, 28, 192),
+    _depthwise(13, 1, 28, 192),
+    # pooling
+    _pool("max", 3, 2, 1, 112, 64),
+    _pool("max", 3, 1, 1, 28, 192),
+    _pool("avg", 2, 2, 0, 56, 128),
+    _pool("avg", 7, 7, 0, 7, 2048),
+    # other forms
+    _conv("32 groups of 4, 3x3, 56x56", 56, 128, 128, 3, groups=32),
+    _conv("32 groups of 8, 3x3, 28x28", 28, 256, 256, 3, groups=32),
+    _conv("4 groups of 32, 3x3, 28x28", 28, 128, 128, 3, groups=4),
+    _conv("dilated by 2, 3x3, 28x28x128", 28, 128, 128, 3, dilation=2),
+    Operator(
+        "transposed 4x4 stride 2, 16x16x256 to 128", "conv2d_transpose",
+        {"n": 1, "h": 16, "w": 16, "ci": 256, "co": 128, "kernel": 4, "stride": 2, "padding": 1},
+    ),
+    Operator(
+        "1-D of 3, 1500x384", "conv1d",
+        {"n": 1, "w": 1500, "ci": 384, "co": 384, "kernel": 3, "padding": 1},
+    ),
+    Operator(
+        "3-D 3x3x3, 8x28x28x128", "conv3d",
+        {"n": 1, "d": 8, "h": 28, "w": 28, "ci": 128, "co": 128, "kernel": 3, "padding": 1},
+    ),
+)  # fmt: skip
