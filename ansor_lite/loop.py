@@ -39,9 +39,12 @@ from ansor_lite.task_scheduler import (
 from ansor_lite.task_state import TaskState, Trial, resembling
 from ansor_lite.tasks import Task
 
-# Programs of the first round of a task: the schedule by rule and one more. Short, so that the whole
-# network is known soon and even a small budget goes where the time is spent.
-WARM_UP = 2
+# Of a budget in trials, the first rounds of all tasks take no more than this share: even a small
+# one goes where the time is spent.
+WARM_UP_SHARE = 0.5
+MOST_FIRST = 16
+# Rounds of a task that try what won in similar tasks meanwhile.
+TRANSFER_ROUNDS = 4
 # Winners are timed again together with what is this close behind them.
 CLOSE_BEHIND = 1.1
 MOST_RETIMED = 3
@@ -177,7 +180,7 @@ class TuningLoop:
         """What this round still has to measure: all of it, or what an interruption left."""
         search = state.search
         search.scorer = self.around.learner.scorer()
-        if not search.observed:
+        if 0 < state.round < TRANSFER_ROUNDS:
             for other in resembling(state, self.states):
                 if other.best is not None:
                     search.suggest(*other.search.knobs_of(other.best.candidate))
@@ -189,7 +192,13 @@ class TuningLoop:
         return [c for c in batch if c.steps not in begun]
 
     def _batch(self, state: TaskState) -> int:
-        return self.options.batch if state.history else min(WARM_UP, self.options.batch)
+        if state.history:
+            return self.options.batch
+        first = 1 + len(state.search.space.sketches)  # the schedule by rule, and one of each
+        if self.options.trials is not None:
+            share = WARM_UP_SHARE * self.options.trials / len(self.states)
+            first = min(first, max(2, round(share)))
+        return min(first, MOST_FIRST)
 
     def _measure(self, state: TaskState, batch: Sequence[Candidate]) -> bool:
         """Measure and log one by one, then check the best; whether the round came to its end."""

@@ -44,7 +44,7 @@ class TuningOptions:
     seconds: float | None = None
     threads: int | None = None
     seed: int = 0
-    batch: int = 16
+    batch: int = 8
     epsilon: float = 0.1
     population: int = 1024
     generations: int = 3

@@ -8,6 +8,7 @@ restored from a log proposes what the interrupted one would have.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,10 @@ CHUNK = 64
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """Numbers of the search; shares are of a batch, ``measured_share`` of the population."""
+    """Numbers of the search; shares are of a batch, ``measured_share`` of the population.
+
+    A sketch whose best is within ``contending`` times the best of all gets ``fair_trials``.
+    """
 
     population: int = 1024
     generations: int = 3
@@ -56,6 +60,8 @@ class SearchSettings:
     finish_around: int = 3
     measured_share: float = 0.2
     max_active: int = 8
+    contending: float = 1.5
+    fair_trials: int = 4
     small_space: int = 1024
     mutations: tuple[Mutation, ...] = CPU_MUTATIONS
 
@@ -85,6 +91,12 @@ class _Pool:
 
     sketches: NDArray[np.int64]
     rows: list[NDArray[np.int32]]
+
+    def best_of(self, sketches: Sequence[int]) -> _Pool:
+        """The best row of each of ``sketches``, best first."""
+        owners, first = np.unique(self.sketches, return_index=True)
+        kept = np.sort(first[np.isin(owners, sketches)])
+        return _Pool(self.sketches[kept], [self.rows[i] for i in kept.tolist()])
 
 
 def close(sketch: Sketch, rows: Choices) -> list[Steps]:
@@ -188,7 +200,8 @@ class TaskSearch:
         return sketch.name, knob_values(sketch, candidate.choices)
 
     def observe(self, candidates: Sequence[Candidate], seconds: Sequence[float | None]) -> None:
-        """Learn what ``candidates`` took; ``None`` for a failure."""
+        """Learn what ``candidates`` took; ``None`` for a failure. Suggestions are used up."""
+        self._suggested = []
         for candidate, took in zip(candidates, seconds, strict=True):
             self._programs.add(candidate.program)
             if candidate.sketch >= 0:
@@ -199,14 +212,15 @@ class TaskSearch:
     def propose(self, n: int, rng: np.random.Generator) -> list[Candidate]:
         """At most ``n`` distinct candidates never observed; fewer when the space runs out."""
         batch = _Batch(self, n)
-        if not self._programs:
-            for candidate in [*self._first(), *self._suggested]:
-                batch.add(candidate)
+        for candidate in [*self._first(), *self._suggested]:
+            batch.add(candidate)
         if not self.space.sketches:
             return batch.candidates
         finish = self._finish_count(n)
         random = max(1, round(n * self.settings.random_share)) if self.scorer else n - finish
         pool = self._pool(rng)
+        if self.scorer:
+            batch.take(pool.best_of(self._contenders()), n, "model", 1)
         batch.take(pool, n - random - finish, "model", MIN_DISTANCE)
         if finish:
             batch.take(self._around_best(), n - random, "neighbour", 1)
@@ -216,7 +230,23 @@ class TaskSearch:
         return batch.candidates
 
     def _first(self) -> list[Candidate]:
-        return [self.candidate(self._default, "default")] if self._default else []
+        fresh = self._default and not self._programs
+        return [self.candidate(self._default, "default")] if fresh else []
+
+    def _contenders(self) -> list[int]:
+        """Sketches that may yet win: first all of them, then those not far behind the best.
+
+        A model that knows little of a sketch must not be what rules it out.
+        """
+        best: dict[int, float] = {}
+        for took, candidate in self._measured:
+            best[candidate.sketch] = min(took, best.get(candidate.sketch, took))
+        if not best:
+            return list(range(len(self.space.sketches)))
+        limit = self.settings.contending * min(best.values())
+        counts = Counter(c.sketch for _, c in self._measured)
+        known = [s for s in sorted(best) if s >= 0 and best[s] <= limit]
+        return [s for s in known if counts[s] < self.settings.fair_trials]
 
     def _finish_count(self, n: int) -> int:
         settings = self.settings
@@ -248,7 +278,7 @@ class TaskSearch:
         Following and scoring has a price per sketch, not only per row.
         """
         total, limit = len(self.space.sketches), self.settings.max_active
-        if total <= limit:
+        if total <= limit or not self._programs:
             return list(range(total))
         ranked = dict.fromkeys(c.sketch for c in self.top(len(self._measured)) if c.sketch >= 0)
         good = list(ranked)[: limit // 2]

@@ -144,4 +144,27 @@ def test_many_sketches_are_scored_a_few_at_a_time() -> None:
     search = TaskSearch([sketch("x" * (i + 1), 40) for i in range(20)])
     search.scorer = counting
     tune(search, 1)
+    assert len(set(calls)) == 20
+    calls.clear()
+    search.propose(16, np.random.default_rng(5))
     assert len(set(calls)) == search.settings.max_active
+
+
+def test_every_sketch_has_a_trial_before_the_scorer_chooses(large: TaskSearch) -> None:
+    large.scorer = lambda s, rows: score(s, rows) - 100.0 * (s.name == "four")
+    first = large.propose(8, np.random.default_rng(0))
+    assert {c.sketch for c in first[:2]} == {0, 1}
+
+
+def test_a_sketch_that_is_not_far_behind_is_tried_again_and_others_are_not() -> None:
+    def fours(seconds_of_four: float) -> int:
+        search = TaskSearch([sketch("one", 40), sketch("four", 40)])
+        search.scorer = lambda s, rows: score(s, rows) - 100.0 * (s.name == "four")
+        tried = []
+        for r in range(2):
+            tried = search.propose(4, np.random.default_rng(r))
+            search.observe(tried, [(1.0, seconds_of_four)[c.sketch] for c in tried])
+        return sum(c.sketch == 1 and c.origin == "model" for c in tried)
+
+    assert fours(1.2) == 1
+    assert fours(3.0) == 0

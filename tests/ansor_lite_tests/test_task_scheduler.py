@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ansor_lite.task_scheduler import (
     GradientSettings,
@@ -9,6 +11,7 @@ from ansor_lite.task_scheduler import (
     early_stopping,
     expected_gains,
     expected_share,
+    forecast,
     gradient,
     improvement,
     latency_requirements,
@@ -62,13 +65,13 @@ def test_epsilon_gives_every_live_task_a_chance() -> None:
 def test_a_slow_task_expects_the_rate_of_its_group() -> None:
     slow, fast = history(*[1.0] * 5, group="g"), history(*[0.01] * 5, group="g")
     alone, grouped = history(*[1.0] * 5), [slow, fast]
-    assert expected_gains(grouped, GREEDY)[0] == pytest.approx(0.8 * 0.98)
-    assert expected_gains([alone, fast], GREEDY)[0] == pytest.approx(0.8 * 0.2)
+    assert expected_gains(grouped, GREEDY)[0] == pytest.approx(1.0 - 2 * 0.01)
+    assert expected_gains([alone, fast], GREEDY)[0] < 0.01
 
 
 def test_a_task_leaves_a_group_it_cannot_follow() -> None:
     slow, fast = history(*[1.0] * 6, group="g"), history(*[0.01] * 6, group="g")
-    assert expected_gains([slow, fast], GREEDY)[0] == pytest.approx(0.8 / 6)
+    assert expected_gains([slow, fast], GREEDY)[0] < 0.01
 
 
 def test_similarity_needs_equal_structure_and_near_work() -> None:
@@ -127,14 +130,36 @@ def test_stalled_means_no_gain_for_so_many_rounds() -> None:
     assert not stalled(history(None, None, None, None), 2)
 
 
+def test_a_converged_task_yields_to_one_that_nothing_is_known_of() -> None:
+    heavy, light = history(*[9.0] * 5), history(1.0)
+    assert pick([heavy, light], [1, 1]) == 1
+    assert pick([history(9.0), light], [1, 1]) == 0
+
+
+def test_settled_tasks_take_turns_by_their_time() -> None:
+    assert pick([history(*[1.0] * 30), history(*[1.0] * 20)], [1, 1]) == 1
+    assert pick([history(*[9.0] * 30), history(*[1.0] * 20)], [1, 1]) == 0
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12))
+def test_a_round_without_gain_lowers_the_forecast_and_one_with_gain_counts(
+    seconds: list[float],
+) -> None:
+    best = [min(seconds[: i + 1]) for i in range(len(seconds))]
+    now = forecast(history(*best))
+    assert 0 < forecast(history(*best, best[-1])) == pytest.approx(now * GREEDY.decay)
+    assert forecast(history(*best, best[-1] / 2)) >= GREEDY.decay * best[-1] / 2 * (1 - 1e-9)
+
+
 def test_expected_share_falls_to_zero_as_tasks_settle() -> None:
     objective = total_latency(np.array([1.0, 1.0]))
     young = [history(1.0), history(1.0)]
     settled = [history(*[1.0] * 6), history(1.0, 0.5, *[0.5] * 4)]
     moving = [history(*[1.0] * 6), history(1.0, 0.9, 0.8, 0.7, 0.6, 0.5)]
-    assert expected_share(young, objective) == pytest.approx(0.5)
-    assert expected_share(moving, objective) == pytest.approx(0.3 / 1.5)
-    assert expected_share(settled, objective) == 0.0
+    assert expected_share(young, objective) == pytest.approx(1.0)
+    assert 0.02 < expected_share(moving, objective) < 0.1
+    assert expected_share(settled, objective) < 0.01
+    assert expected_share([history(None, None)], total_latency(np.ones(1))) == 0.0
     assert expected_share([history(1.0, done=True)], total_latency(np.ones(1))) == 0.0
 
 
