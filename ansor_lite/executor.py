@@ -6,7 +6,6 @@ calls and calls the driver, which makes all calls of kernels without coming back
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ansor_lite import runtime_library as native
 from ansor_lite.call_table import CallTable, address
+from ansor_lite.memory import aligned_empty, arena
 from ansor_lite.program import (
     ALIGNMENT,
     ARENA,
@@ -25,11 +25,9 @@ from ansor_lite.program import (
     WEIGHT,
     Program,
     Value,
-    tensor_bytes,
 )
 
 Array = NDArray[Any]
-HUGE_PAGE = 1 << 21
 
 
 class Code(Protocol):
@@ -121,18 +119,3 @@ class Executor:
         value = self._program.values[position]
         spaces = {INPUT: inputs, OUTPUT: results, WEIGHT: self._weights}
         return np.array(spaces[value.space][value.at]).reshape(value.shape)
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: str) -> Array:
-    size = tensor_bytes(shape, dtype)
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -address(raw) % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def arena(size: int) -> Array:
-    """``size`` bytes at the start of a page, on huge pages where they are large and Linux can."""
-    memory = mmap.mmap(-1, max(size, 1))
-    if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)

@@ -1,15 +1,13 @@
 """What a compiled module's file holds behind the shared library: weights and manifest.
 
-``dlopen`` ignores what follows the sections, so the file stays an ordinary shared library, and
-weights are used where they lie in the mapped file. Layout: library, zeros up to a multiple of
-``PAGE``, weights as ``program.py`` places them, UTF-8 JSON, then as 8 little-endian bytes each
-where the weights start and the length of the JSON, then ``MAGIC``.
+``dlopen`` ignores what follows the sections, so the file stays an ordinary shared library. Layout:
+library, zeros up to a multiple of ``PAGE``, weights as ``program.py`` places them, UTF-8 JSON, then
+as 8 little-endian bytes each where the weights start and the length of the JSON, then ``MAGIC``.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 
 from ansor_lite.errors import InputError
 from ansor_lite.frontend.network import TensorInfo
-from ansor_lite.program import Program
+from ansor_lite.memory import arena
+from ansor_lite.program import Program, tensor_bytes
 
 MAGIC = b"ansor-lite-v2\n\0\0"
 FORMAT = 2
@@ -118,15 +117,15 @@ def read_manifest(library: Path) -> tuple[Manifest, int]:
         return Manifest.from_json(file.read(length).decode()), start
 
 
-def mapped_weights(library: Path, program: Program, start: int) -> list[NDArray[Any]]:
-    """The weights as read-only views of the mapped file: nothing is read before it is used."""
-    if not program.weights:
-        return []
+def resident_weights(library: Path, program: Program, start: int) -> list[NDArray[Any]]:
+    """The weights, read into memory on huge pages (see ``memory.py``)."""
+    memory = arena(program.weight_bytes)
     with library.open("rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file.seek(start)
+        read = file.readinto(memory.data)
+    if read != len(memory):
+        raise InputError(f"{library} ends before its weights do")
     return [
-        np.frombuffer(
-            memory, w.dtype, int(np.prod(w.shape, dtype=np.int64)), start + w.offset
-        ).reshape(w.shape)
+        memory[w.offset : w.offset + tensor_bytes(w.shape, w.dtype)].view(w.dtype).reshape(w.shape)
         for w in program.weights
     ]

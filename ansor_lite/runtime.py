@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ansor_lite.errors import InputError, ModuleInputError
 from ansor_lite.executor import Code, Executor
 from ansor_lite.frontend.network import TensorInfo
-from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, mapped_weights, read_manifest
+from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, read_manifest, resident_weights
 from ansor_lite.quiet import native_stderr_hidden
 from ansor_lite.runtime_library import LoadedCode
 from ansor_lite.target import from_json, require_native
@@ -87,7 +87,7 @@ class FileSource:
         return LoadedCode(self.path)
 
     def weights(self) -> Sequence[Array]:
-        return mapped_weights(self.path, self.manifest.program, self.start)
+        return resident_weights(self.path, self.manifest.program, self.start)
 
     def write(self, path: Path, manifest: Manifest) -> None:
         shutil.copyfile(self.path, path)

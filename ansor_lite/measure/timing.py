@@ -20,6 +20,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import s_tir
 
+from ansor_lite.memory import arena
 from ansor_lite.tasks import Task
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Read
@@ -79,7 +80,11 @@ class TimingInputs:
         """A view of the elements kept for ``name``, which grow with the largest packing seen."""
         size = max(1, prod(shape))
         if name not in self.constants or self.constants[name].shape[0] < size:
-            self.constants[name] = tvm.runtime.tensor(random_array(self.rng, (size,), dtype))
+            values = random_array(self.rng, (size,), dtype)
+            # A compiled module keeps its weights in such memory too.
+            memory = arena(values.nbytes).view(values.dtype)
+            memory[:] = values
+            self.constants[name] = tvm.runtime.from_dlpack(memory)
         return self.constants[name]._create_view(shape, dtype)
 
 
