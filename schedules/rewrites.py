@@ -48,6 +48,8 @@ def constant_programs(dag: ComputeDAG, steps: tuple[Step, ...]) -> dict[str, Com
             found = sliding(dag, _stage(dag, step.stage))
             program = constant_filter(dag, step)
             assert found is not None
+            if found.filter.tensor in programs:
+                raise ScheduleError(f"{found.filter.tensor!r} is transformed twice")
             programs[found.filter.tensor] = program
         dag = apply_rewrites(dag, (step,))
     return programs

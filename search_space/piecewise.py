@@ -45,7 +45,7 @@ def rule_minimal_filtering(
     draft: Draft, stage: Stage, hardware: Hardware
 ) -> tuple[Draft, ...] | None:
     """Sum sliding products as they stand, or with fewer multiplications."""
-    if stage.name in draft.settled:
+    if stage.name.removesuffix(".acc") in draft.settled:
         return None
     found = sliding(draft.current, stage)
     if found is None:

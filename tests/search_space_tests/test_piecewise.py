@@ -55,3 +55,14 @@ def test_random_candidates_are_right(size: int) -> None:
         if sketch.name.startswith("filter"):
             row = sketch.random(1, rng)[0]
             assert case.error(effective_steps(sketch, row)) < 1e-5
+
+
+def test_three_sliding_axes_filter_the_last_two_once() -> None:
+    dag = workloads.conv3d(1, 4, 6, 6, 5, 20, 3, padding=1).dag
+    case = Case(dag, HARDWARE)
+    rng = np.random.default_rng(0)
+    for sketch in generate_sketches(dag, HARDWARE):
+        filtered = [step for step in sketch.steps if isinstance(step, ROUNDING)]
+        assert len(filtered) <= 1
+        if filtered:
+            assert case.error(effective_steps(sketch, sketch.random(1, rng)[0])) < 1e-5
