@@ -171,7 +171,9 @@ class TuningLoop:
         if not batch and not state.open:
             self._retire(state, "exhausted")
             return
-        if self._measure(state, batch):
+        complete = self._measure(state, batch)
+        self._verify_best(state)  # it may come from a log
+        if complete:
             begun = self.around.clock()
             self._close(state)
             self.searching += self.around.clock() - begun
@@ -201,12 +203,7 @@ class TuningLoop:
         return min(first, MOST_FIRST)
 
     def _measure(self, state: TaskState, batch: Sequence[Candidate]) -> bool:
-        """Measure and log one by one, then check the best; whether the round came to its end."""
-        complete = self._measure_all(state, batch)
-        self._verify_best(state)
-        return complete
-
-    def _measure_all(self, state: TaskState, batch: Sequence[Candidate]) -> bool:
+        """Measure, check and log one by one; whether the round came to its end."""
         waiting = list(batch)
         while waiting:
             now, waiting = waiting[: self._affordable()], waiting[self._affordable() :]
@@ -237,16 +234,12 @@ class TuningLoop:
             )
         )
         seconds = trial.seconds
-        if seconds is not None and (before is None or seconds < before):
+        if state.best is trial and self._check(state, trial) and seconds is not None:
             gflops = state.task.flop / seconds / 1e9
             self.around.on_event(NewBest(state.task.name, state.index, seconds, gflops))
 
     def _verify_best(self, state: TaskState) -> None:
-        """Check the best of a task until it stands.
-
-        Once a round: a check costs as much as several trials, and what was the best for a moment
-        does not matter.
-        """
+        """Check the best of a task until it stands."""
         while state.best is not None and not state.is_verified(state.best):
             self._check(state, state.best)
 
@@ -332,8 +325,7 @@ class TuningLoop:
             state.add(Trial(candidate, line.result))
             last = state
         if last is not None:
-            if self._is_over(last, last):
-                self._verify_best(last)  # the interruption may have come before its check
+            self._verify_best(last)  # the interruption may have come before its check
             rounds += [s.close_round() for s in self.states if self._is_over(s, last)]
         self.around.learner.restore(rounds)
         for state in self.states:

@@ -1,18 +1,17 @@
 """The options of a tuning run: one frozen object, checked when it is made.
 
-Everything that steers a search stands here, with its default, and nowhere else. ``PRESETS`` are
-the named starting points. Environment and arguments are read in ``cli.py`` only.
+Everything that steers a search stands here, with its default, and nowhere else. Environment and
+arguments are read in ``cli.py`` only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from ansor_lite.errors import InputError
+from ansor_lite.measure.protocol import TOLERANCE
 
 # With neither trials nor seconds given, a run ends by itself; this is the longest it may take.
 DEFAULT_SECONDS = 15 * 60.0
@@ -20,8 +19,10 @@ DEFAULT_SECONDS = 15 * 60.0
 DEFAULT_MIN_GAIN = 0.01
 
 STRATEGIES = ("gradient", "round-robin")
-OBJECTIVES = ("latency", "geomean", "target-latency", "early-stop")
+OBJECTIVES = ("latency", "geomean", "early-stop")
 COST_MODELS = ("xgboost", "random")
+# How far outputs of algorithms that change rounding may be off, relative to the largest.
+ROUNDING_TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,8 @@ class TuningOptions:
     ``batch`` programs of one task are measured per round. ``epsilon`` is the share of a batch that
     is random, ``population`` and ``generations`` size the evolution of a round. A program that is
     ``slow_factor`` times slower than its task's best stops after one repeat. ``tune_simple`` also
-    spends trials on tasks that have a good schedule by rule.
+    spends trials on tasks that have a good schedule by rule. ``exact`` forbids algorithms that
+    change rounding.
 
     Raises :class:`InputError` naming the field and the value.
     """
@@ -57,6 +59,7 @@ class TuningOptions:
     build_timeout: float = 20.0
     run_timeout: float = 10.0
     tune_simple: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -92,6 +95,11 @@ class TuningOptions:
         """Seconds after which the run ends; ``None`` when only trials limit it."""
         return DEFAULT_SECONDS if self.is_open_ended else self.seconds
 
+    @property
+    def tolerance(self) -> float:
+        """How far outputs may be off, relative to the largest, before a program is wrong."""
+        return TOLERANCE if self.exact else ROUNDING_TOLERANCE
+
     def replace(self, **changes: Any) -> TuningOptions:
         """The same options with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
@@ -117,12 +125,3 @@ def _check_positive(name: str, value: float | None) -> None:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-PRESETS: Mapping[str, TuningOptions] = MappingProxyType(
-    {
-        "quick": TuningOptions(trials=256, generations=2, population=512),
-        "default": TuningOptions(),
-        "full": TuningOptions(trials=20_000, task_patience=1024),
-    }
-)

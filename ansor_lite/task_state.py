@@ -129,8 +129,6 @@ class TaskState:
         trials = self.open
         self.search.observe([t.candidate for t in trials], [t.seconds for t in trials])
         self.closed = len(self.trials)
-        if self.best is not None:
-            self.verified.add(self.best.candidate.steps)
         self.history.append(self.seconds)
         sketches = self.search.space.sketches
         return [lesson(self.task.dag, sketches, t.candidate, t.seconds, t.failure) for t in trials]

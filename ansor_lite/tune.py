@@ -180,7 +180,9 @@ def _tune_here(
     reserve: float,
 ) -> TuningResult:
     """``tune_tasks`` with worker processes of this machine and a log file."""
-    limits = Limits(options.build_timeout, options.run_timeout, options.slow_factor)
+    limits = Limits(
+        options.build_timeout, options.run_timeout, options.slow_factor, options.tolerance
+    )
     with records.Log.open(path) as log, LocalWorkers(target, limits=limits) as workers:
         for warning in log.records.warnings:
             on_event(TuningWarning(warning))

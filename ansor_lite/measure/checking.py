@@ -13,11 +13,10 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
+from ansor_lite.measure.protocol import TOLERANCE
 from ansor_lite.measure.timing import Program, empty, parallel_reference, random_array, rng_of
 from ansor_lite.tasks import Task
 
-# Largest deviation allowed, relative to the largest absolute value of the output.
-TOLERANCE = 1e-4
 Array = NDArray[Any]
 
 
@@ -40,13 +39,13 @@ class Checking:
             if all(telling(e) for e in self.expected):
                 break
 
-    def wrong(self, program: Program) -> str:
-        """What deviates, or an empty text."""
+    def wrong(self, program: Program, tolerance: float = TOLERANCE) -> str:
+        """What deviates by more than ``tolerance``, or an empty text."""
         found = self._outputs(program)
         wrong = [
             f"{name}: {fault}"
             for name, got, expected in zip(self.dag.outputs, found, self.expected, strict=True)
-            if (fault := deviation(got, expected))
+            if (fault := deviation(got, expected, tolerance))
         ]
         return "; ".join(wrong)
 
@@ -70,8 +69,8 @@ def telling(expected: Array) -> bool:
     return bool(np.isfinite(values).all() and (values.size <= 1 or np.ptp(values) > 1e-6))
 
 
-def deviation(got: Array, expected: Array) -> str:
-    """In words, how ``got`` differs; empty when it is equal within ``TOLERANCE``."""
+def deviation(got: Array, expected: Array, tolerance: float = TOLERANCE) -> str:
+    """In words, how ``got`` differs; empty when it is equal within ``tolerance``."""
     if "float" not in str(expected.dtype):
         count = int((got != expected).sum())
         return f"{count} of {got.size} elements differ" if count else ""
@@ -82,6 +81,6 @@ def deviation(got: Array, expected: Array) -> str:
     if not finite.any():
         return ""
     error, largest = np.abs(a - b)[finite].max(), np.abs(b[finite]).max()
-    if error <= TOLERANCE * largest:
+    if error <= tolerance * largest:
         return ""
     return f"off by {error:.3g} where the largest value is {largest:.3g}"

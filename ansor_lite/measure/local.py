@@ -14,7 +14,14 @@ from types import TracebackType
 from typing import Any
 
 from ansor_lite.measure.process import WorkerProcess, wait_for
-from ansor_lite.measure.protocol import Built, Candidate, Measurement, Measurer, Status
+from ansor_lite.measure.protocol import (
+    TOLERANCE,
+    Built,
+    Candidate,
+    Measurement,
+    Measurer,
+    Status,
+)
 from ansor_lite.target import Target, available_threads, require_native
 from schedules.codec import dag_to_json, steps_to_json
 
@@ -26,11 +33,15 @@ CHECK_FACTOR = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds after which a build or a run is given up; ``slow_factor``: of the task's best."""
+    """Seconds after which a build or a run is given up; ``slow_factor``: of the task's best.
+
+    ``tolerance``: how far outputs may be off, relative to the largest, before they are wrong.
+    """
 
     build: float = 20.0
     run: float = 10.0
     slow_factor: float = 2.5
+    tolerance: float = TOLERANCE
 
 
 class LocalWorkers:
@@ -53,6 +64,9 @@ class LocalWorkers:
         self._homes: dict[int, tuple[WorkerProcess, int]] = {}
         self._next_handle = 0
         self._last_active: WorkerProcess | None = None
+        # the program timed last: (candidate, worker, its generation, handle)
+        self._timed: tuple[Candidate, WorkerProcess, int, int] | None = None
+        self._prepared = ""  # key of the task that all workers can check
 
     def measurer(self) -> Measurer:
         return Measurer(self, self, self)
@@ -115,17 +129,45 @@ class LocalWorkers:
         return [results[i] for i in range(len(candidates))]
 
     def check(self, candidate: Candidate) -> Measurement:
-        """Run ``candidate`` and its unscheduled task on the same inputs and compare."""
-        request = _build_request(candidate, self._new_handle()) | {"op": "check"}
+        """Run ``candidate`` and its unscheduled task on the same inputs and compare.
+
+        The program timed last is at hand; any other one is built again.
+        """
+        worker, handle = self._place_to_check(candidate)
+        request = _build_request(candidate, handle)
+        request |= {"op": "check", "tolerance": self.limits.tolerance}
         limit = self.limits.build + CHECK_FACTOR * self.limits.run
-        self._last_active = self._workers[0]
-        answer = self._workers[0].ask(request, limit)
+        others = self._preparing(candidate.task.key, request, worker)
+        worker.send(request)
+        answer = worker.answer_within(limit)
+        for other in others:
+            other.answer_within(limit)
+        self._last_active = None
         if isinstance(answer, Measurement):
             return answer
         if "error" in answer:
             return Measurement(Status.RUN_ERROR, message=answer["error"])
         status = Status.WRONG_RESULT if answer["wrong"] else Status.OK
         return Measurement(status, message=answer["wrong"])
+
+    def _place_to_check(self, candidate: Candidate) -> tuple[WorkerProcess, int]:
+        if self._timed is not None:
+            timed, worker, generation, handle = self._timed
+            if timed == candidate and worker.generation == generation:
+                return worker, handle
+        return self._workers[0], self._new_handle()
+
+    def _preparing(
+        self, task: str, request: dict[str, Any], worker: WorkerProcess
+    ) -> list[WorkerProcess]:
+        """The other workers, at work on what the first check of a task needs; soon they need it."""
+        if task == self._prepared:
+            return []
+        self._prepared = task
+        others = [w for w in self._workers if w is not worker]
+        for other in others:
+            other.send(request | {"op": "prepare"})
+        return others
 
     def _run(
         self, worker: WorkerProcess, candidate: Candidate, program: Built, best: float | None
@@ -143,6 +185,7 @@ class LocalWorkers:
             self._last_active = worker
         limit = None if best is None else best * self.limits.slow_factor
         answer = worker.ask({"op": "run", "handle": handle, "limit": limit}, self.limits.run)
+        self._timed = (candidate, worker, worker.generation, handle)
         return _timed(answer, program.seconds)
 
     def _collect(
@@ -185,6 +228,7 @@ class LocalWorkers:
 
     def _forget(self) -> None:
         """Drop programs that were built and never run."""
+        self._timed = None
         if self._homes:
             for worker in self._workers:
                 worker.ask({"op": "forget"}, self.limits.run)

@@ -65,6 +65,10 @@ class WorkerProcess:
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any] | Measurement:
         """``send`` and wait for ``answer``; after ``seconds`` the child is killed: ``TIMEOUT``."""
         self.send(request)
+        return self.answer_within(seconds)
+
+    def answer_within(self, seconds: float) -> dict[str, Any] | Measurement:
+        """``answer``, or ``TIMEOUT`` after ``seconds``: then the child is killed."""
         if wait_for([self], seconds):
             return self.answer()
         return self.expired(seconds)

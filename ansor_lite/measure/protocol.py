@@ -14,6 +14,10 @@ from typing import Protocol
 from ansor_lite.tasks import Task
 from schedules.steps import Step
 
+# How far outputs may be off, relative to the largest absolute value, where a program only reorders
+# sums; ``TuningOptions.tolerance`` says what is allowed in tuning.
+TOLERANCE = 1e-4
+
 
 class Status(str, Enum):
     """How a trial ended. The values are part of the log format and never change."""

@@ -52,6 +52,7 @@ class Worker:
         self.tvm_target = target.tvm()
         self.wake = waker(self.tvm_target, target.threads)
         self.programs: dict[int, Program] = {}
+        self.timed: tuple[int, Program] | None = None  # the last one, should it have to be checked
         self.timing: Recent[TimingInputs] = Recent(KEPT_BYTES)
         self.checking: Recent[Checking] = Recent(KEPT_BYTES)
         self._latest: Task | None = None
@@ -66,17 +67,27 @@ class Worker:
 
     def run(self, request: Message) -> Message:
         program = self.programs.pop(request["handle"])
+        self.timed = (request["handle"], program)
         inputs = self._timing(program.task)
         seconds, slow = time_program(program, inputs, request["limit"], self.wake)
         return {"repeats": seconds, "slow": slow}
 
+    def prepare(self, request: Message) -> Message:
+        """Make ready what a check of this task compares with."""
+        self._checking(self._task(request))
+        return {}
+
     def check(self, request: Message) -> Message:
+        """Check the program timed last if its handle is given, else one built for this."""
         task = self._task(request)
-        checking = self.checking.get(task.name, task.bytes, lambda: Checking(task, self.tvm_target))
-        return {"wrong": checking.wrong(self._built(task, request))}
+        handle, program = self.timed or (None, None)
+        if program is None or handle != request["handle"]:
+            program = self._built(task, request)
+        return {"wrong": self._checking(task).wrong(program, request["tolerance"])}
 
     def forget(self, request: Message) -> Message:
         self.programs.clear()
+        self.timed = None
         return {}
 
     def _built(self, task: Task, request: Message) -> Program:
@@ -85,6 +96,9 @@ class Worker:
 
     def _timing(self, task: Task) -> TimingInputs:
         return self.timing.get(task.name, task.bytes, lambda: TimingInputs(task))
+
+    def _checking(self, task: Task) -> Checking:
+        return self.checking.get(task.name, task.bytes, lambda: Checking(task, self.tvm_target))
 
     def _task(self, request: Message) -> Task:
         """The task, named by its whole text: keys leave out the names that steps refer to."""
@@ -126,6 +140,7 @@ def serve(worker: Worker, requests: IO[bytes], answers: IO[bytes]) -> None:
     operations: dict[str, Callable[[Message], Message]] = {
         "build": worker.build,
         "run": worker.run,
+        "prepare": worker.prepare,
         "check": worker.check,
         "forget": worker.forget,
     }

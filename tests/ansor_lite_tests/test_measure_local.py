@@ -66,6 +66,21 @@ def test_a_crash_in_a_check_is_its_verdict(workers: LocalWorkers) -> None:
     assert workers.check(GOOD[0]).ok
 
 
+def test_the_program_timed_last_is_checked_by_the_worker_that_has_it() -> None:
+    with LocalWorkers(native(threads=1), workers=2) as pool:
+        for good in GOOD:
+            [result] = pool.measurer().measure([good])
+            assert result.ok and pool.check(good).ok
+        off = Candidate(GOOD[0].task, GOOD[0].steps[:1])
+        assert pool.check(off).ok  # never timed: built for the check
+
+
+def test_a_tolerance_decides_what_is_wrong() -> None:
+    with LocalWorkers(native(threads=1), workers=1, limits=Limits(tolerance=-1.0)) as pool:
+        pool.measurer().measure(GOOD[:1])
+        assert pool.check(GOOD[0]).status is Status.WRONG_RESULT
+
+
 def test_closing_ends_all_processes() -> None:
     pool = LocalWorkers(native(threads=1), workers=2)
     pids = pool.pids

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from ansor_lite.errors import InputError
-from ansor_lite.options import DEFAULT_SECONDS, PRESETS, TuningOptions
+from ansor_lite.options import DEFAULT_SECONDS, TuningOptions
 
 REFUSED = [
     ({"trials": 0}, "trials must be a whole number of at least 1, not 0"),
@@ -24,6 +24,7 @@ REFUSED = [
     ({"strategy": "greedy"}, "strategy must be one of gradient, round-robin, not 'greedy'"),
     ({"cost_model": "oracle"}, "cost_model must be one of"),
     ({"objective": "fame"}, "objective must be one of"),
+    ({"objective": "target-latency"}, "objective must be one of"),
 ]
 
 
@@ -58,6 +59,5 @@ def test_options_cannot_be_changed() -> None:
         TuningOptions().seed = 1  # type: ignore[misc]
 
 
-def test_presets_differ_from_the_default() -> None:
-    assert PRESETS["default"] == TuningOptions()
-    assert all(PRESETS[name] != TuningOptions() for name in ("quick", "full"))
+def test_exact_programs_may_be_off_by_less() -> None:
+    assert TuningOptions(exact=True).tolerance < TuningOptions().tolerance <= 1e-3

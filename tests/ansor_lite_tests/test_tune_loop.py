@@ -26,8 +26,9 @@ from ansor_lite.loop import (
     stream,
     winner,
 )
-from ansor_lite.measure import FakeRunner, Measurement, Status
+from ansor_lite.measure import FakeRunner, Measurement, Measurer, Status
 from ansor_lite.measure.protocol import Candidate as Program
+from ansor_lite.measure.protocol import Checker
 from ansor_lite.options import TuningOptions
 from ansor_lite.search import TaskSearch
 from ansor_lite.task_scheduler import total_latency
@@ -86,10 +87,11 @@ def tuned(
     model: CostModel | None = None,
     stop: Callable[[], bool] = lambda: False,
     events: list[Event] | None = None,
+    checker: Checker | None = None,
 ) -> tuple[TuningLoop, str]:
     runner = runner or FakeRunner(cost)
     around = Surroundings(
-        runner.measurer(),
+        Measurer(runner, runner, checker or runner),
         log if log is not None else MemoryLog(),
         Learner(model, HARDWARE),
         (events if events is not None else []).append,
@@ -217,6 +219,34 @@ def test_a_wrong_result_never_wins() -> None:
     won = winner(loop.states[0])
     assert won is not None and won[0] != cheater[0]
     assert [r.status for _, steps, r in log.lines if steps == cheater[0]] == ["ok", "wrong_result"]
+
+
+def test_every_new_best_is_checked_before_the_next_trial() -> None:
+    log, runner = MemoryLog(), FakeRunner(cost)
+    checked: list[tuple[int, tuple[Step, ...]]] = []
+
+    class Noting:
+        def check(self, candidate: Program) -> Measurement:
+            checked.append((len(log.lines), candidate.steps))
+            return Measurement(Status.OK)
+
+    loop, _ = tuned(SMALL, log, TASKS[:1], runner, checker=Noting())
+    bests, least = [], float("inf")
+    for i, (_, steps, result) in enumerate(log.lines[: len(loop.states[0].trials)]):
+        if result.ok and (result.time or 0.0) < least:
+            least = result.time or 0.0
+            bests.append((i + 1, steps))
+    assert checked[: len(bests)] == bests
+
+
+def test_a_best_from_a_log_is_checked_before_it_wins() -> None:
+    log = MemoryLog()
+    first, _ = tuned(SMALL.replace(trials=20), log, TASKS[:1], stop=lambda: len(log.lines) >= 20)
+    [cheater] = [t.candidate.steps for t in [first.states[0].best] if t is not None]
+    runner = FakeRunner(cost, wrong={cheater: "differs by 3.0"})
+    loop, _ = tuned(SMALL.replace(trials=20), log, TASKS[:1], runner)
+    won = winner(loop.states[0])
+    assert won is not None and won[0] != cheater
 
 
 def test_winners_are_timed_again_and_the_later_timing_counts() -> None:
