@@ -15,6 +15,7 @@ from ansor_lite.graph.bounds import clamp_indices
 from ansor_lite.graph.convolutions import channels_last, split_channels
 from ansor_lite.graph.fold import fold_constants
 from ansor_lite.graph.simplify import simplify
+from ansor_lite.graph.transposes import sink_transposes
 
 
 def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
@@ -27,7 +28,7 @@ def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
         ]
     )(module)
     folded = fold_constants(clamp_indices(fold_constants(simplified)))
-    folded = fold_constants(simplify(folded))
+    folded = fold_constants(sink_transposes(simplify(folded)))
     converted = transform.ConvertLayout({}, layout_cb=channels_last)(folded)
     folded = fold_constants(transform.Normalize()(converted))
     split = fold_constants(split_channels(folded))
