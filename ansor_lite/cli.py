@@ -59,6 +59,9 @@ Shape = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads [default: the CPUs this process may use].")
 ]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Refuse algorithms that change rounding (minimal filters).")
+]
 TargetName = Annotated[str, typer.Option(help="Processor to compile for.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)
@@ -148,6 +151,7 @@ def tune_model(
     ] = None,
     output: Output = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    exact: Exact = False,
     target: TargetName = "native",
     shape: Shape = None,
     verbose: Verbose = False,
@@ -161,7 +165,7 @@ def tune_model(
     command again continues where it ended. Without --time and --trials it ends when little more is
     expected, after 15 minutes at most.
     """
-    options = TuningOptions(trials=trials, seconds=seconds, threads=threads, seed=seed)
+    options = TuningOptions(trials=trials, seconds=seconds, threads=threads, seed=seed, exact=exact)
     shapes = parse_shapes(shape or ())
     output = output or Path(f"{model.stem}.so")
     log = log or Path(f"{model.stem}.tune.jsonl")
@@ -274,6 +278,7 @@ def compile_model(
     strict: Annotated[
         bool, typer.Option(help="Refuse tasks without a record for this target and threads.")
     ] = False,
+    exact: Exact = False,
     threads: Threads = None,
     target: TargetName = "native",
     shape: Shape = None,
@@ -296,6 +301,7 @@ def compile_model(
             target=target,
             threads=threads,
             strict=strict,
+            exact=exact,
             shapes=shapes,
             on_event=_print_warning,
         )

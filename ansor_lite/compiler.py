@@ -59,17 +59,20 @@ def compile(
     target: str | Mapping[str, Any] | Target = "native",
     threads: int | None = None,
     strict: bool = False,
+    exact: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     on_event: OnEvent = ignore,
 ) -> CompiledModule:
     """Compile a network with the best programs of a log: no search, no trial.
 
     Tasks without a record, and all without a log, get the schedule by rule; ``strict`` raises
-    :class:`MissingRecords` instead. ``on_event`` hears warnings. Raises :class:`InputError` for a
+    :class:`MissingRecords` instead. ``exact`` ignores records of programs that change rounding.
+    ``on_event`` hears warnings. Raises :class:`InputError` for a
     model, log or target that cannot be used.
     """
     chosen = targets.parse(target, threads)
     records = read(log) if log is not None else Records()
+    records = records.exact() if exact else records
     graph = plan_network(import_network(model, shapes))
     if strict:
         replay(records, graph.tunable, chosen, strict)

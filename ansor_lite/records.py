@@ -27,7 +27,7 @@ from ansor_lite.target import Target
 from ansor_lite.target import from_json as target_from_json
 from schedules.codec import steps_from_json, steps_to_json
 from schedules.errors import ScheduleError
-from schedules.steps import Step
+from schedules.steps import ROUNDING, Step
 
 VERSION = 1
 _START = b'{"v":'
@@ -171,6 +171,11 @@ class Records:
     def of(self, target: Target) -> Records:
         """Those whose code is code for ``target``, on the same number of threads."""
         kept = (r for r in self._matching(target) if r.threads == target.threads)
+        return replace(self, records=tuple(kept))
+
+    def exact(self) -> Records:
+        """Those of programs that round like the plain sums, up to their order."""
+        kept = (r for r in self.records if not any(isinstance(s, ROUNDING) for s in r.steps))
         return replace(self, records=tuple(kept))
 
     def require(self, target: Target) -> None:

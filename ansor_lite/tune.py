@@ -143,7 +143,8 @@ def tune_model(
     path = Path(log) if log is not None else Path(f"{graph.network.name}.tune.jsonl")
     reserve = compile_reserve(options, len(graph.tasks))
     result = _tune_here(tasks, chosen, options, path, on_event, stop, started, reserve)
-    found = replay(records.read(path), graph.tasks, chosen)
+    written = records.read(path)
+    found = replay(written.exact() if options.exact else written, graph.tasks, chosen)
     module = compile_graph(graph, found.steps_for, chosen, found.digest)
     return replace(result, module=module, seconds=time.monotonic() - started)
 
@@ -191,7 +192,7 @@ def _tune_here(
             target,
             options,
             workers.measurer(),
-            RecordLog(log, target, time.monotonic),
+            RecordLog(log, target, time.monotonic, options.exact),
             new_model(options),
             on_event=on_event,
             stop=stop,
@@ -201,10 +202,16 @@ def _tune_here(
 
 
 class RecordLog:
-    """A log file as the loop sees it: the trials for one target and thread count."""
+    """A log file as the loop sees it: the trials for one target and thread count.
 
-    def __init__(self, log: records.Log, target: Target, clock: Callable[[], float]) -> None:
+    ``exact``: without those of programs that change rounding.
+    """
+
+    def __init__(
+        self, log: records.Log, target: Target, clock: Callable[[], float], exact: bool = False
+    ) -> None:
         self._log = log
+        self._exact = exact
         self._target = target
         self._clock = clock
         self._started = clock()
@@ -213,6 +220,7 @@ class RecordLog:
 
     def read(self) -> list[LoggedTrial]:
         matching = self._log.records.of(self._target)
+        matching = matching.exact() if self._exact else matching
         return [LoggedTrial(r.task, r.steps, r.measurement) for r in matching]
 
     def append(self, program: Candidate, result: Measurement, round: int) -> None:
@@ -298,7 +306,7 @@ def task_state(task: Task, index: int, target: Target, options: TuningOptions) -
         generations=options.generations,
         random_share=options.epsilon,
     )
-    sketches = generate_sketches(task.dag, hardware)
+    sketches = generate_sketches(task.dag, hardware, exact=options.exact)
     search = TaskSearch(sketches, default, settings, all_effective_steps)
     return TaskState(task, index, search, search.candidate(default).steps)
 

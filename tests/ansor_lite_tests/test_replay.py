@@ -12,6 +12,7 @@ from ansor_lite.measure.protocol import Measurement, Status
 from ansor_lite.records import Record, Records, record_of
 from ansor_lite.replay import replay
 from ansor_lite.target import Target, parse
+from schedules.steps import MinimalFiltering
 
 ZEN = parse("znver4", 2)
 FIRST, SECOND, THIRD = (scaled(n, f"scaled_{n}") for n in (16, 32, 64))
@@ -53,3 +54,13 @@ def test_the_digest_names_the_chosen_schedules_only() -> None:
     slower = replace(record(16), seconds=(2e-3,))
     assert one.digest == replay(Records((slower,)), [FIRST, SECOND], ZEN).digest
     assert one.digest != replay(Records((record(32),)), [SECOND], ZEN).digest
+
+
+def test_exact_records_leave_out_what_changes_rounding() -> None:
+    """The faster program filters with fewer multiplications, so its sums round otherwise."""
+    plain = record(16)
+    filtered = (MinimalFiltering("y", ("i",), 2), *plain.steps)
+    faster = replace(plain, steps=filtered, seconds=(1e-6,))
+    records = Records((plain, faster))
+    assert replay(records, [FIRST], ZEN).steps_for(FIRST) == filtered
+    assert replay(records.exact(), [FIRST], ZEN).steps_for(FIRST) == plain.steps

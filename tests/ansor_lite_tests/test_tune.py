@@ -25,6 +25,7 @@ from ansor_lite.tune import (
     reordered,
     tune_tasks,
 )
+from schedules.steps import ROUNDING, Step
 
 TARGET = Target(threads=2)
 TASKS = [workloads.matmul(48, 64, 32), workloads.matmul(64, 96, 128)]
@@ -177,3 +178,25 @@ def test_compiling_has_its_share_of_the_time() -> None:
     assert compile_reserve(TuningOptions(trials=5), 9) == 0.0
     assert 0 < compile_reserve(TuningOptions(seconds=100), 20) < 20
     assert compile_reserve(TuningOptions(seconds=2), 100) == 1.0
+
+
+def test_exact_tuning_neither_tries_nor_takes_what_changes_rounding(tmp_path: Path) -> None:
+    task = workloads.conv2d(1, 16, 16, 32, 32, 3, padding=1)
+    log = tmp_path / "a.jsonl"
+
+    def winner(exact: bool) -> tuple[Step, ...]:
+        """With programs faster, the more they filter."""
+        runner = FakeRunner(lambda p: 1e-6 if changes_rounding(p.steps) else 1e-3, noise=0.01)
+        options = OPTIONS.replace(trials=60, exact=exact)
+        with Log.open(log) as opened:
+            trials = RecordLog(opened, TARGET, runner.clock, exact)
+            measurer = runner.measurer()
+            result = tune_tasks([task], TARGET, options, measurer, trials, clock=runner.clock)
+            return result.tasks[0].steps or ()
+
+    assert changes_rounding(winner(exact=False))
+    assert not changes_rounding(winner(exact=True))
+
+
+def changes_rounding(steps: tuple[Step, ...]) -> bool:
+    return any(isinstance(step, ROUNDING) for step in steps)
