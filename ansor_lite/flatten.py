@@ -207,4 +207,7 @@ def driver(program: Program) -> tirx.PrimFunc:
         )
         body.append(tirx.IfThenElse(status != 0, failed, None))
         word += WORDS_PER_OPERAND * len(call.operands)
-    return tirx.PrimFunc([table], tirx.SeqStmt(body) if len(body) > 1 else body[0])
+    calls = tirx.PrimFunc([table], tirx.SeqStmt(body) if len(body) > 1 else body[0])
+    # One function of a module without this, and LLVM assumes that all of them have aliases: no
+    # accumulator stays in a register.
+    return calls.with_attr("tirx.noalias", True)
