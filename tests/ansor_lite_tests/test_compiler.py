@@ -52,6 +52,13 @@ def test_a_convolutional_network_computes_what_onnxruntime_computes(cnn, image):
     assert small_models.relative_error(found["y"], expected["y"]) < TOLERANCE
 
 
+def test_kernels_are_told_that_their_arguments_do_not_overlap(cnn):
+    """One function without that attribute takes it from every other: accumulators would spill."""
+    code = cnn._source.executable.mod.inspect_source("ll")
+    kernels = [line for line in code.splitlines() if line.startswith("define dllexport")]
+    assert kernels and all("noalias" in line for line in kernels if "__tvm_ffi_k" in line)
+
+
 def test_several_outputs_come_back_by_name(transformer):
     ids = np.array([[1, 49, 0, 7, 7, 3]])
     expected = small_models.reference(small_models.small_transformer(), {"ids": ids})
