@@ -109,8 +109,8 @@ class Access:
 class Channels:
     """The channels of a convolution, by where they stand.
 
-    ``data`` and ``result``: axes by name; ``weight``: extents; ``read`` and ``taken``: where the
-    data and the weights are read; ``depth``: input channels that one output sums.
+    ``data`` and ``result``: axes by name; ``weight``: extents; ``summed``: axes of the input
+    channels of one output; ``read`` and ``taken``: where the data and the weights are read.
     """
 
     data: Mapping[str, int]
@@ -118,7 +118,7 @@ class Channels:
     weight: tuple[int, ...]
     read: tuple[Index, ...]
     taken: tuple[Index, ...]
-    depth: int
+    summed: Mapping[str, int]
 
 
 class Layer:
@@ -232,7 +232,7 @@ class Layer:
         self.accumulate(
             "conv",
             self.axes(n=n, **window, **channels.result),
-            taps | {"ci": channels.depth},
+            taps | dict(channels.summed),
             mul(
                 source("n", *where, *channels.read),
                 weight(*(t if size > 1 else 0 for t, size in taps.items()), *channels.taken),
@@ -297,7 +297,7 @@ class Layer:
         self.accumulate(
             "conv",
             self.axes(n=n, **spatial, **channels.result),
-            reduced | {"ci": channels.depth},
+            reduced | dict(channels.summed),
             mul(source("n", *where, *channels.read), weight(*taken, *channels.taken)),
         )
 
@@ -352,23 +352,25 @@ class Layer:
         reduced = self.reduced(**{axis: extent for axis, extent in over.items() if extent > 1})
         return self.stage(name, (*axes, *reduced), body, combiner if reduced else None)
 
-    def channels(self, ci: int, co: int, groups: int) -> Channels:
+    def channels(self, ci: int, co: int, groups: int, runs: int = 1) -> Channels:
+        """``runs``: the channels of a group are that many runs, in the data ``[run, group, c]``."""
         if groups < 1 or ci % groups or co % groups:
             raise InputError(f"{self.kind}: {groups} groups do not divide {ci} and {co} channels")
         depth, width = ci // groups, co // groups
-        inner: Index = "ci" if depth > 1 else 0
+        inner: Index = "ci" if depth > runs else 0
         if groups == 1:
-            return Channels({"c": ci}, {"co": co}, (ci, co), (inner,), (inner, "co"), depth)
+            return Channels({"c": ci}, {"co": co}, (ci, co), (inner,), (inner, "co"), {"ci": ci})
         if depth == width == 1:
-            return Channels({"c": ci}, {"co": co}, (1, co), ("co",), (0, "co"), 1)
+            return Channels({"c": ci}, {"co": co}, (1, co), ("co",), (0, "co"), {})
         self.channel_axes = 2
+        run = {"run": runs} if runs > 1 else {}
         return Channels(
-            {"group": groups, "c": depth},
+            run | {"group": groups, "c": depth // runs},
             {"group": groups, "co": width},
-            (groups, depth, width),
-            ("group", inner),
-            ("group", inner, "co"),
-            depth,
+            (groups, *run.values(), depth // runs, width),
+            (*run, "group", inner),
+            ("group", *run, inner, "co"),
+            run | {"ci": depth // runs},
         )
 
     def data(

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
+from ansor_lite.graph.expressions import constant, numbers, operator, shape_of, static_shape
 from ansor_lite.graph.fold import rewrite_main
+from ansor_lite.graph.shuffles import Runs, runs_of, shuffle_of
 from ansor_lite.layers import Layer
 from ansor_lite.phases import Phases, phase_weights, phases
 from schedules.to_tir import to_tir
@@ -46,10 +49,10 @@ def channels_last(call: Any) -> dict[str, list[str]]:
 
 
 def _has_phases(call: Any) -> bool:
-    static = _shape(call.args[0]) is not None and _shape(call) is not None
+    static = static_shape(call.args[0]) is not None and static_shape(call) is not None
     same = str(call.ty.dtype) == str(call.args[0].ty.dtype) == FLOAT
-    plain = set(_numbers(call.attrs.dilation)) == {1}
-    return static and same and plain and _constant(call.args[1]) is not None
+    plain = set(numbers(call.attrs.dilation)) == {1}
+    return static and same and plain and constant(call.args[1]) is not None
 
 
 def split_channels(module: tvm.IRModule) -> tvm.IRModule:
@@ -61,9 +64,7 @@ def split_channels(module: tvm.IRModule) -> tvm.IRModule:
 class _Split(relax.PyExprMutator):  # type: ignore[misc]
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
-        if not isinstance(call.op, tvm.ir.Op):
-            return call
-        name = call.op.name
+        name = operator(call)
         if name in ORDINARY and _is_grouped(call):
             return self._grouped(call, ORDINARY[name][0])
         if name in TRANSPOSED and str(call.attrs.data_layout) == TRANSPOSED[name][2]:
@@ -71,43 +72,60 @@ class _Split(relax.PyExprMutator):  # type: ignore[misc]
         return call
 
     def _grouped(self, call: Any, names: str) -> Any:
-        n, *sizes, ci = _extents(call.args[0])
-        *kernel, depth, co = _extents(call.args[1])
-        groups = ci // depth
+        runs = self._runs(call)
+        data = call.args[0] if runs is None else runs.source
+        n, *sizes, ci = shape_of(data)
+        *kernel, depth, co = shape_of(call.args[1])
         layer = Layer(_short(call), constant_weights=True)
-        before, after = _margins(call, len(sizes))
+        count = 1 if runs is None else runs.rows.shape[1]
+        channels = layer.channels(ci, co, ci // depth, count)
         attrs = call.attrs
         layer.sum_windows(
             n,
             dict(zip(names, sizes, strict=True)),
-            layer.channels(ci, co, groups),
+            channels,
             kernel,
-            _numbers(attrs.strides),
-            tuple(zip(before, after, strict=True)),
-            _numbers(attrs.dilation),
+            numbers(attrs.strides),
+            tuple(zip(*_margins(call, len(sizes)), strict=True)),
+            numbers(attrs.dilation),
         )
-        split = relax.op.reshape(call.args[1], [*kernel, depth, groups, co // groups])
+        weight = self._by_group(call.args[1], ci // depth)
+        if runs is not None:
+            weight = _by_run(constant(call.args[1]), runs)
+        return self._result(call, data, layer, weight)
+
+    def _runs(self, call: Any) -> Runs | None:
+        """Where the data is shuffled channels whose groups can be read before the shuffle."""
+        if constant(call.args[1]) is None:
+            return None
+        shuffle = shuffle_of(self.lookup_binding, call.args[0])
+        groups = shape_of(call.args[0])[-1] // shape_of(call.args[1])[-2]
+        return None if shuffle is None else runs_of(shuffle, groups)
+
+    def _by_group(self, weight: Any, groups: int) -> Any:
+        """``[kernel..., ci / groups, co]`` as ``[kernel..., group, ci / groups, co / groups]``."""
+        *kernel, depth, co = shape_of(weight)
         rank = len(kernel)
+        split = self._emit(relax.op.reshape(weight, [*kernel, depth, groups, co // groups]))
         order = [*range(rank), rank + 1, rank, rank + 2]
-        weight = self._emit(relax.op.permute_dims(self._emit(split), order))
-        return self._result(call, layer, weight)
+        return self._emit(relax.op.permute_dims(split, order))
 
     def _phased(self, call: Any, names: str) -> Any:
-        n, *sizes, ci = _extents(call.args[0])
-        value = _constant(call.args[1])
+        n, *sizes, ci = shape_of(call.args[0])
+        value = constant(call.args[1])
         assert value is not None  # else ``channels_last`` had left the layout
         *kernel, _, width = value.shape
         groups = int(call.attrs.groups)
         before, _ = _margins(call, len(sizes))
-        extents = _extents(call)[1:-1]
-        columns = zip(sizes, kernel, _numbers(call.attrs.strides), before, extents, strict=True)
+        extents = shape_of(call)[1:-1]
+        columns = zip(sizes, kernel, numbers(call.attrs.strides), before, extents, strict=True)
         dimensions = [phases(*column) for column in columns]
         layer = Layer(_short(call), constant_weights=True)
         channels = layer.channels(ci, width * groups, groups)
         layer.sum_phases(n, dict(zip(names, sizes, strict=True)), channels, dimensions)
         weight = phase_weights(value, dimensions)
         weight = weight.reshape(*weight.shape[:-2], *channels.weight)
-        whole = self._result(call, layer, relax.const(np.ascontiguousarray(weight)), dimensions)
+        whole = self._result(call, call.args[0], layer, _stored(weight), dimensions)
         if all(d.is_whole for d in dimensions):
             return whole
         axes = list(range(1, len(sizes) + 1))
@@ -115,18 +133,22 @@ class _Split(relax.PyExprMutator):  # type: ignore[misc]
         return relax.op.strided_slice(self._emit(whole), axes, starts, ends)
 
     def _result(
-        self, call: Any, layer: Layer, weight: Any, dimensions: list[Phases] | None = None
+        self,
+        call: Any,
+        data: Any,
+        layer: Layer,
+        weight: Any,
+        dimensions: list[Phases] | None = None,
     ) -> Any:
-        """The stages of ``layer`` called on the data of ``call``, in the shape of its result."""
+        """The stages of ``layer`` called on ``data``, in the shape of the result of ``call``."""
         dag = layer.finish().dag
-        data = call.args[0]
-        if _extents(data) != dag.inputs[0].shape:
+        if shape_of(data) != dag.inputs[0].shape:
             data = self._emit(relax.op.reshape(data, dag.inputs[0].shape))
         function = to_tir(dag).without_attr("global_symbol")
         variable = self.builder_.add_func(function, _short(call))
         shape = dag.shape_of(dag.outputs[0])
         found = relax.call_tir(variable, [data, weight], relax.TensorType(shape, FLOAT))
-        n, *extents, co = _extents(call)
+        n, *extents, co = shape_of(call)
         if dimensions is not None:
             extents = [d.blocks * d.count for d in dimensions]
         assert prod(shape) == prod((n, *extents, co))
@@ -136,15 +158,31 @@ class _Split(relax.PyExprMutator):  # type: ignore[misc]
         return self.builder_.emit(self.builder_.normalize(value))
 
 
+def _by_run(weight: NDArray[Any], runs: Runs) -> Any:
+    """The same for data in runs: ``[kernel..., group, run, c, co / groups]``."""
+    groups = runs.rows.shape[0]
+    *kernel, depth, co = weight.shape
+    split = weight.reshape(*kernel, depth, groups, co // groups)
+    parts = [split[..., rows, g, :] for g, rows in enumerate(runs.rows)]
+    stacked = np.stack(parts, axis=len(kernel))
+    if runs.rows.shape[1] == 1:
+        stacked = stacked.squeeze(len(kernel) + 1)
+    return _stored(stacked)
+
+
+def _stored(weight: NDArray[Any]) -> Any:
+    return relax.const(np.ascontiguousarray(weight), FLOAT)
+
+
 def _is_grouped(call: Any) -> bool:
     """Channels last, several groups, and not one channel a group."""
     layout = ORDINARY[call.op.name][2]
     if int(call.attrs.groups) == 1 or str(call.attrs.data_layout) != layout:
         return False
-    shapes = [_shape(call.args[0]), _shape(call.args[1]), _shape(call)]
+    shapes = [static_shape(call.args[0]), static_shape(call.args[1]), static_shape(call)]
     if None in shapes or str(call.ty.dtype) != FLOAT:
         return False
-    return _extents(call.args[1])[-2] > 1 or _extents(call)[-1] > int(call.attrs.groups)
+    return shape_of(call.args[1])[-2] > 1 or shape_of(call)[-1] > int(call.attrs.groups)
 
 
 def _short(call: Any) -> str:
@@ -152,28 +190,5 @@ def _short(call: Any) -> str:
 
 
 def _margins(call: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    padding = _numbers(call.attrs.padding)
+    padding = numbers(call.attrs.padding)
     return padding[:rank], padding[rank:]
-
-
-def _numbers(values: Any) -> tuple[int, ...]:
-    return tuple(int(v) for v in values)
-
-
-def _constant(value: Any) -> Any:
-    return value.value.numpy() if isinstance(value, tvm.ir.GenericConst) else None
-
-
-def _extents(value: Any) -> tuple[int, ...]:
-    shape = _shape(value)
-    assert shape is not None
-    return shape
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    shape = getattr(value.ty, "shape", None)
-    if not isinstance(shape, relax.ShapeExpr):
-        return None
-    if not all(isinstance(e, tvm.tirx.IntImm) for e in shape.values):
-        return None
-    return _numbers(shape.values)

@@ -16,8 +16,16 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from ansor_lite.graph.expressions import (
+    MOVEMENTS,
+    RESHAPE,
+    TRANSPOSE,
+    movement_of,
+    operator,
+    shape_of,
+    static_shape,
+)
 from ansor_lite.graph.fold import rewrite_main
-from ansor_lite.graph.movement import Movement, stay
 
 UNARY = frozenset(
     f"relax.{name}"
@@ -31,9 +39,6 @@ BINARY = frozenset(
     f"relax.{name}"
     for name in ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 )
-RESHAPE = "relax.reshape"
-TRANSPOSE = "relax.permute_dims"
-MOVEMENTS = (RESHAPE, TRANSPOSE)
 
 Emit = Callable[[Any], Any]
 
@@ -78,7 +83,7 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
         if self.layouts_chosen and name in MOVEMENTS:
             call = self._moved_once(call)
             name = call.op.name if isinstance(call, relax.Call) else ""
-        if name == RESHAPE and (shape := _extents(call)) is not None:
+        if name == RESHAPE and (shape := static_shape(call)) is not None:
             return self._in_shape(call.args[0], shape)
         if name == "relax.power" and (power := _constant_power(call)) is not None:
             return self._simplified(self.builder_.normalize(power(call.args[0], self._emit)))
@@ -93,7 +98,7 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
 
     def _moved_once(self, call: Any) -> Any:
         """One transposition at most between the source of a chain of movements and its result."""
-        found = self._movement(call)
+        found = movement_of(self.lookup_binding, call)
         if found is None:
             return call
         source, movement, transpositions = found
@@ -101,7 +106,7 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
             return relax.op.reshape(source, movement.shape)
         if transpositions < 2 or call.op.name != TRANSPOSE:
             return call
-        axes = movement.axes(_shape_of(source))
+        axes = movement.axes(shape_of(source))
         if axes is not None:
             return relax.op.permute_dims(source, axes)
         movement = movement.joined()
@@ -109,37 +114,20 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
         turned = self._emit(relax.op.permute_dims(split, movement.order))
         return relax.op.reshape(turned, movement.shape)
 
-    def _movement(self, value: Any) -> tuple[Any, Movement, int] | None:
-        """What a chain of movements that ends in ``value`` starts from, and does; its length."""
-        call = self.lookup_binding(value) if isinstance(value, relax.Var) else value
-        extents = _extents(value)
-        if extents is None or 0 in extents:
-            return None
-        kind = _name(call)
-        before = self._movement(call.args[0]) if kind in MOVEMENTS else None
-        if before is None:
-            return value, stay(extents), 0
-        source, movement, transpositions = before
-        if kind == TRANSPOSE:
-            axes = call.attrs.axes or reversed(range(len(extents)))
-            return source, movement.transposed([int(a) for a in axes]), transpositions + 1
-        moved = movement.reshaped(extents)
-        return (value, stay(extents), 0) if moved is None else (source, moved, transpositions)
-
     def _reshape_of(self, value: Any) -> Any:
         """The reshape that computes ``value``, if one does."""
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
-        return bound if _name(bound) == RESHAPE else None
+        return bound if operator(bound) == RESHAPE else None
 
     def _in_shape(self, value: Any, shape: tuple[int, ...]) -> Any:
         """``value`` with another shape, by one reshape of what it was before reshapes, or none."""
         reshape = self._reshape_of(value)
         source = value if reshape is None else reshape.args[0]
-        return source if _extents(source) == shape else relax.op.reshape(source, shape)
+        return source if static_shape(source) == shape else relax.op.reshape(source, shape)
 
     def _after_unary(self, call: Any) -> Any:
         reshape = self._reshape_of(call.args[0])
-        if reshape is None or _extents(reshape) is None:
+        if reshape is None or static_shape(reshape) is None:
             return call
         moved = relax.Call(call.op, [reshape.args[0], *call.args[1:]], call.attrs, call.ty_args)
         return relax.op.reshape(self.builder_.emit(moved), call.ty.shape)
@@ -156,7 +144,7 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
             call = self.lookup_binding(value)
             args = [] if call is None else relax.analysis.free_vars(call)
             below = max((self._depth(a) for a in args), default=0)
-            self.depths[value] = below + (call is not None and _name(call) not in MOVEMENTS)
+            self.depths[value] = below + (call is not None and operator(call) not in MOVEMENTS)
         return self.depths[value]
 
     def _in_full_rank(self, call: Any) -> Any:
@@ -166,7 +154,7 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
         """
         operands = []
         for own, other in (call.args, reversed(call.args)):
-            shape, rank = _extents(own) or (), len(_extents(other) or ())
+            shape, rank = static_shape(own) or (), len(static_shape(other) or ())
             constant = isinstance(own, tvm.ir.GenericConst)
             if constant and 1 < len(shape) < rank and shape[0] > 1 and prod(shape[1:]) == 1:
                 full = (1,) * (rank - len(shape)) + shape
@@ -182,11 +170,11 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
             if reshape is None or not _keeps_shape(call, side):
                 continue
             inner, other = reshape.args[0], call.args[1 - side]
-            shape = _aligned(_shape_of(other), _shape_of(reshape), _shape_of(inner))
+            shape = _aligned(shape_of(other), shape_of(reshape), shape_of(inner))
             if shape is None:
                 continue
             back = self._reshape_of(other)
-            undone = back is not None and _extents(back.args[0]) == shape
+            undone = back is not None and static_shape(back.args[0]) == shape
             if not undone and self._depth(other) >= self._depth(inner):
                 continue
             if shape != ():
@@ -198,38 +186,15 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
         return call
 
 
-def _name(value: Any) -> str:
-    """Name of the operator that ``value`` calls, or nothing."""
-    if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.Op):
-        return ""
-    return str(value.op.name)
-
-
 def _constant_power(call: Any) -> Callable[[Any, Emit], Any] | None:
     exponent = call.args[1]
     if not isinstance(exponent, tvm.ir.GenericConst) or exponent.value.numpy().size != 1:
         return None
-    if len(_extents(exponent) or ()) > len(_extents(call.args[0]) or ()):
+    if len(static_shape(exponent) or ()) > len(static_shape(call.args[0]) or ()):
         return None
     if "float" not in str(call.ty.dtype):
         return None
     return POWERS.get(float(exponent.value.numpy().reshape(())))
-
-
-def _extents(value: Any) -> tuple[int, ...] | None:
-    """Static shape of a tensor, or ``None``."""
-    shape = getattr(value.ty, "shape", None)
-    if not isinstance(shape, relax.ShapeExpr):
-        return None
-    if not all(isinstance(e, tvm.tirx.IntImm) for e in shape.values):
-        return None
-    return tuple(int(e) for e in shape.values)
-
-
-def _shape_of(value: Any) -> tuple[int, ...]:
-    shape = _extents(value)
-    assert shape is not None
-    return shape
 
 
 def merged(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[int, ...]] | None:
@@ -251,8 +216,8 @@ def merged(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[int, .
 
 def _keeps_shape(call: Any, side: int) -> bool:
     """The other operand is broadcast to the shape of this one, not the other way round."""
-    shape, other = _extents(call.args[side]), _extents(call.args[1 - side])
-    return shape is not None and other is not None and shape == _extents(call)
+    shape, other = static_shape(call.args[side]), static_shape(call.args[1 - side])
+    return shape is not None and other is not None and shape == static_shape(call)
 
 
 def _aligned(

@@ -195,3 +195,36 @@ def test_grouped_convolutions_hand_over_without_a_copy() -> None:
     graph = compiled(nodes, (1, 8, 6, 6), constants)
     layers = ["conv2d_add_relu", "conv2d_add_add_relu"]
     assert kernels(graph) == ["transpose", *layers, "transpose"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "last_groups", "copies"),
+    [(16, 3, 4, 0), (16, 1, 4, 0), (16, 1, 1, 0), (24, 1, 4, 1)],
+    ids=["three-by-three", "one-by-one", "dense", "cut-runs-stay"],
+)
+def test_a_channel_shuffle_disappears_into_the_weights_behind_it(
+    channels: int, kernel: int, last_groups: int, copies: int
+) -> None:
+    node, groups = helper.make_node, 4
+    pads = {"pads": [kernel // 2] * 4}
+    nodes = [
+        node("Conv", ["x", "w0"], ["c0"], group=groups),
+        node("Relu", ["c0"], ["a0"]),
+        node("Reshape", ["a0", "split"], ["s0"]),
+        node("Transpose", ["s0"], ["t0"], perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["t0", "whole"], ["r0"]),
+        node("Conv", ["r0", "w1", "b"], ["c1"], group=channels, pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], ["a1"]),
+        node("Conv", ["a1", "w2", "b"], ["c2"], group=last_groups, **pads),
+        node("Relu", ["c2"], ["y"]),
+    ]
+    constants = {
+        "w0": small_models.weight(channels, channels // groups, 1, 1),
+        "w1": small_models.weight(channels, 1, 3, 3),
+        "w2": small_models.weight(channels, channels // last_groups, kernel, kernel),
+        "b": small_models.weight(channels),
+        "split": np.array([1, groups, channels // groups, 5, 5]),
+        "whole": np.array([1, channels, 5, 5]),
+    }
+    graph = compiled(nodes, (1, channels, 5, 5), constants)
+    assert kernels(graph).count("transpose") == 2 + copies  # the network's input and output
