@@ -28,12 +28,16 @@ POINTS = tuple(Fraction(p) for p in (0, 1, -1, 2, -2))
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """``axis`` (spatial) and ``tap`` (reduce) enter the data as a sum, in one ``dimension``."""
+    """``axis`` (spatial) and ``tap`` (reduce) enter the data as a sum, in one ``dimension``.
+
+    So does ``phase``, where there is one: a spatial axis that has filters of its own.
+    """
 
     axis: IterAxis
     tap: IterAxis
     dimension: int
     offset: int
+    phase: IterAxis | None = None
 
 
 @dataclass(frozen=True)
@@ -103,27 +107,26 @@ def _slides(stage: Stage, data: Read, weights: Read) -> list[Slide]:
     found = []
     indices = [affine(i) for i in data.indices]
     for dimension, index in enumerate(indices):
-        if index is None or len(index.terms) != 2 or any(c != 1 for _, c in index.terms):
+        if index is None or any(c != 1 for _, c in index.terms):
             continue
-        pair = sorted((stage.axis(name) for name, _ in index.terms), key=lambda a: a.kind == REDUCE)
-        kinds = [a.kind for a in pair]
+        axes = [stage.axis(name) for name, _ in index.terms]
+        plain = [i.name for i in weights.indices if isinstance(i, Axis)]
+        # In this order: what the filter does not move with, what it moves with, what is summed.
+        axes.sort(key=lambda a: (a.kind == REDUCE, a.name in plain))
         others = [x for d, x in enumerate(indices) if d != dimension]
-        if kinds == [SPATIAL, REDUCE] and _only_there(pair, others, weights):
-            found.append(Slide(pair[0], pair[1], dimension, index.constant))
+        if [a.kind for a in axes] not in ([SPATIAL, REDUCE], [SPATIAL, SPATIAL, REDUCE]):
+            continue
+        if len(plain) == len(weights.indices) and _only_there(axes, others, plain):
+            phase = axes[1] if len(axes) > 2 else None
+            found.append(Slide(axes[0], axes[-1], dimension, index.constant, phase))
     return found
 
 
-def _only_there(pair: list[IterAxis], others: list[Affine | None], weights: Read) -> bool:
-    """The filter moves with the tap alone, and no other dimension of the data with either."""
-    axis, tap = pair
-    if any(x is None or x.coefficient(axis.name) or x.coefficient(tap.name) for x in others):
+def _only_there(axes: list[IterAxis], others: list[Affine | None], plain: list[str]) -> bool:
+    """The filter moves with all but the first, and no other dimension of the data with any."""
+    if any(x is None or any(x.coefficient(a.name) for a in axes) for x in others):
         return False
-    plain = [i.name for i in weights.indices if isinstance(i, Axis)]
-    return (
-        len(plain) == len(weights.indices)
-        and plain.count(tap.name) == 1
-        and (axis.name not in plain)
-    )
+    return [plain.count(a.name) for a in axes] == [0, *(1 for _ in axes[1:])]
 
 
 # ------------------------------------------------------------------ rewriting
@@ -151,6 +154,11 @@ class _Filtered:
     @property
     def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
         return transforms(self.outputs, self.slide.tap.extent)
+
+    @property
+    def leading(self) -> tuple[IterAxis, ...]:
+        """Axes of the spread data that the data has not: the points, and the phase if any."""
+        return (self.points, self.slide.phase) if self.slide.phase else (self.points,)
 
 
 def minimal_filtering(dag: ComputeDAG, step: MinimalFiltering) -> ComputeDAG:
@@ -231,7 +239,7 @@ def _spread_stages(
         places: tuple[Expr, ...] = tuple(Axis(a.name) for a in (*points, *axes))
         element = _element_of_tile(Read(tensor, places, dtype), len(points) + d, part, size)
         pieces = [_combination(row, element, dtype) for row in part.matrices[2]]
-        points = [*points, part.points]
+        points = [*points, *part.leading]
         tensor = f"{found.stage.name}.spread{number}"
         body = _piecewise(part.points.name, pieces, dtype)
         stages.append(Stage(tensor, (*points, *axes), body, dtype))
@@ -249,6 +257,9 @@ def _element_of_tile(
     def element(k: int) -> Expr:
         start = k + part.slide.offset
         place = _plus(_times(Axis(part.tiles.name), part.outputs), start)
+        if part.slide.phase is not None:
+            place = Call("add", (place, Axis(part.slide.phase.name)), INDEX_DTYPE)
+            start += part.slide.phase.extent - 1
         indices = (*read.indices[:position], place, *read.indices[position + 1 :])
         value = replace(read, indices=indices)
         if (part.tiles.extent - 1) * part.outputs + start < size:
@@ -275,7 +286,7 @@ def _products(found: Sliding, parts: tuple[_Filtered, ...], data: Stage, filtere
     reduce_axes = [a for a in stage.reduce if a.name not in by_tap]
     dimensions = {p.slide.dimension: Axis(p.tiles.name) for p in parts}
     place = [dimensions.get(d, i) for d, i in enumerate(found.data.indices)]
-    point_axes = [Axis(p.points.name) for p in parts]
+    point_axes = [Axis(a.name) for p in parts for a in p.leading]
     weights = [
         Axis(by_tap[i.name].points.name) if isinstance(i, Axis) and i.name in by_tap else i
         for i in found.filter.indices

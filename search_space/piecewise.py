@@ -33,8 +33,8 @@ from search_space.blocks import (
 )
 from search_space.draft import Draft
 
-# Points of one tile and axis: with more, rounding errors grow and registers run out.
-POINTS = (4, 6)
+# Points of one tile and axis, few or many: with more, rounding errors grow and registers run out.
+POINTS = ((3, 4), (5, 6))
 MOST_SLIDES = 2
 # A rewrite that saves less of the multiplications than this cannot pay for its additions.
 WORTHWHILE = 0.75
@@ -53,7 +53,8 @@ def rule_minimal_filtering(
     taps = found.slides[-1].tap.extent
     slides = tuple(s for s in found.slides if s.tap.extent == taps)[-MOST_SLIDES:]
     branches = []
-    for points in POINTS:
+    for choice in POINTS:
+        points = min(choice, key=lambda p: _share(slides, p, max(1, p - taps + 1)))
         outputs = points - taps + 1
         if outputs > 1 and _share(slides, points, outputs) <= WORTHWHILE:
             step = MinimalFiltering(stage.name, tuple(s.axis.name for s in slides), outputs)

@@ -89,6 +89,18 @@ def test_three_dimensions_filter_two_of_them() -> None:
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "outputs"), [(4, 2), (4, 4), (5, 4), (3, 3)])
+def test_phases_that_start_one_input_later_have_tiles_of_their_own(size: int, outputs: int) -> None:
+    dag = workloads.conv2d_transpose(1, size, size, 3, 4, 4, 2, 1).dag
+    slides = sliding(dag, dag.stage("conv"))
+    assert slides is not None
+    assert [s.phase.name for s in slides.slides if s.phase] == ["rh", "rw"]
+    for axes in (("h",), ("w",), ("h", "w")):
+        expected, found = _results(dag, MinimalFiltering("conv", axes, outputs))
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+
+
 def test_multiplications_that_are_left() -> None:
     """F(4x4, 3x3): 36 products for 16 results of 9 taps."""
     dag = apply_rewrites(_conv(8, padding=1), (MinimalFiltering("conv", ("h", "w"), 4),))
