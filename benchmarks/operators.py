@@ -188,9 +188,8 @@ def _steps(operator: Operator, arguments: argparse.Namespace) -> tuple[Task, tup
             seconds=arguments.seconds,
             threads=arguments.threads,
             seed=arguments.seed,
+            exact=arguments.exact,
         )
-        if arguments.exact:
-            options = options.replace(exact=True)
         ansor_lite.tune_task(task, target=target, options=options, log=log)
     steps = replay(records.read(log), [task], target).steps_for(task)
     if steps is None:
