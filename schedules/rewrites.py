@@ -43,7 +43,8 @@ def constant_programs(dag: ComputeDAG, steps: tuple[Step, ...]) -> dict[str, Com
     network is compiled. Raises :class:`ScheduleError` if a rewrite is illegal.
     """
     programs: dict[str, ComputeDAG] = {}
-    for step in steps:
+    transforming = [n for n, step in enumerate(steps) if isinstance(step, MinimalFiltering)]
+    for step in steps[: max(transforming, default=-1) + 1]:
         if isinstance(step, MinimalFiltering):
             found = sliding(dag, _stage(dag, step.stage))
             program = constant_filter(dag, step)
