@@ -25,7 +25,7 @@ from ansor_lite import target as targets
 from ansor_lite.events import OnEvent, TuningWarning, ignore
 from ansor_lite.flatten import driver, flatten
 from ansor_lite.frontend.importer import Model, import_network
-from ansor_lite.graph.concat import as_concat, elide_concats
+from ansor_lite.graph.concat import as_join, elide_joins
 from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, plan_network, signature
 from ansor_lite.linker import shared_library_linker
 from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, append
@@ -243,5 +243,5 @@ def _with_kernels(graph: Graph, kernels: dict[Signature, Kernel]) -> tvm.IRModul
     mutator.builder_.update_func(main, mutator.visit_expr(graph.module["main"]))
     module = transform.DeadCodeElimination()(mutator.builder_.get())
     dags = {kernels[site].info.symbol: task.dag for site, task in graph.by_signature.items()}
-    concats = {symbol: as_concat(dag) for symbol, dag in dags.items()}
-    return elide_concats(module, {s: c for s, c in concats.items() if c is not None})
+    joins = {symbol: as_join(dag) for symbol, dag in dags.items()}
+    return elide_joins(module, {s: j for s, j in joins.items() if j is not None})

@@ -1,23 +1,24 @@
-"""Concatenations without a copy: what is concatenated is computed where it belongs.
+"""Concatenations and slices without a copy: what is joined is computed and read where it belongs.
 
-Works on a module whose kernels are already scheduled. Where every operand of a concatenation is the
-result of a kernel that nothing else reads, those kernels write into slices of the result, one after
-the other, and the concatenation disappears. Tasks and records know nothing of it.
+Works on a module whose kernels are already scheduled. Where the operands of a concatenation are
+results of kernels, those kernels write into slices of the result, one after the other, whoever
+else reads an operand reads its slice, and the concatenation disappears: a dense block grows in one
+buffer. Slices of a tensor are read in place too. Tasks and records know nothing of it.
 """
 
 # imports TVM
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax, tirx
 from tvm.relax import transform
+from tvm.s_tir.stmt import SBlock
 
 from ansor_lite.graph.plan import is_kernel_call
 from ansor_lite.manifest import SLICE_MARK
@@ -56,12 +57,55 @@ def as_concat(dag: ComputeDAG) -> Concat | None:
     return Concat(axes[0], tuple(int(e) for e in ends[:-1]))
 
 
-def elide_concats(module: tvm.IRModule, concats: Mapping[str, Concat]) -> tvm.IRModule:
-    """The module without those calls of ``concats`` (by function name) that can be avoided."""
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Part of the only input, from ``offset`` on along ``axis``."""
+
+    axis: int
+    offset: int
+
+
+Join: TypeAlias = Concat | Slice
+
+
+def as_slice(dag: ComputeDAG) -> Slice | None:
+    """The DAG as a slice along one axis, or ``None``; decided by what it computes."""
+    if len(dag.inputs) != 1 or len(dag.stages) != 1 or dag.stages[0].combiner is not None:
+        return None
+    whole, part = dag.inputs[0].shape, dag.stages[0].shape
+    if len(whole) != len(part) or dag.inputs[0].dtype != dag.stages[0].dtype:
+        return None
+    axes = [d for d, extent in enumerate(whole) if extent != part[d]]
+    if len(axes) != 1 or part[axes[0]] > whole[axes[0]]:
+        return None
+    array = np.arange(np.prod(whole)).reshape(whole).astype(dag.inputs[0].dtype)
+    found = evaluate(dag, {dag.inputs[0].name: array})[dag.outputs[0]]
+    stride = int(np.prod(whole[axes[0] + 1 :]))
+    offset = int(found.reshape(-1)[0]) // stride
+    expected = np.take(array, range(offset, offset + part[axes[0]]), axes[0], mode="wrap")
+    return Slice(axes[0], offset) if np.array_equal(found, expected) else None
+
+
+def as_join(dag: ComputeDAG) -> Join | None:
+    """The DAG as a concatenation or a slice, or ``None``."""
+    return as_concat(dag) or as_slice(dag)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor that lies in another one: in ``root``, from ``offset`` on along ``axis``."""
+
+    root: Any
+    axis: int
+    offset: int
+
+
+def elide_joins(module: tvm.IRModule, joins: Mapping[str, Join]) -> tvm.IRModule:
+    """The module without those calls of ``joins`` (by function name) that can be avoided."""
     main = module["main"]
     builder = relax.BlockBuilder(module)
     blocks = [
-        _Block(builder, block, concats).rewritten()
+        _Block(builder, block, joins).rewritten()
         if isinstance(block, relax.DataflowBlock)
         else block
         for block in main.body.blocks
@@ -79,61 +123,124 @@ def elide_concats(module: tvm.IRModule, concats: Mapping[str, Concat]) -> tvm.IR
 
 
 class _Block:
-    """One dataflow block being rewritten; ``values`` maps variables to the calls bound to them."""
+    """One dataflow block being rewritten; ``values`` maps variables to the calls bound to them.
+
+    ``places`` says what lies where; ``gone`` are the variables whose calls disappear; ``current``
+    is the variable that stands for a root at this point: every write in place makes a new one.
+    """
 
     def __init__(
-        self, builder: relax.BlockBuilder, block: relax.DataflowBlock, concats: Mapping[str, Concat]
+        self, builder: relax.BlockBuilder, block: relax.DataflowBlock, joins: Mapping[str, Join]
     ) -> None:
         self.builder = builder
         self.block = block
-        self.concats = concats
+        self.joins = joins
         self.values = {b.var: b.value for b in block.bindings}
-        self.uses = Counter(v for b in block.bindings for v in _variables(b.value))
-        self.replaced: dict[Any, relax.VarBinding] = {}
+        self.readers: dict[Any, list[Any]] = {}
+        for binding in block.bindings:
+            for variable in _variables(binding.value):
+                self.readers.setdefault(variable, []).append(binding.value)
+        self.places: dict[Any, Place] = {}
+        self.gone: set[Any] = set()
+        self.current: dict[Any, Any] = {}
 
     def rewritten(self) -> relax.DataflowBlock:
+        # Backwards: what is joined again lies in the largest result.
+        for binding in reversed(self.block.bindings):
+            if isinstance(join := self._join(binding.value), Concat):
+                self._place_parts(binding, join)
         for binding in self.block.bindings:
-            call = binding.value
-            if is_kernel_call(call) and call.args[0].name_hint in self.concats:
-                self._elide(binding, self.concats[call.args[0].name_hint])
-        bindings = [self.replaced.get(b.var, b) for b in self.block.bindings]
+            if isinstance(join := self._join(binding.value), Slice):
+                self._place_slice(binding, join)
+        bindings = [new for b in self.block.bindings for new in self._bound(b)]
         return relax.DataflowBlock(bindings)
 
-    def _elide(self, binding: relax.VarBinding, concat: Concat) -> None:
-        parts = list(binding.value.args[1].fields)
-        if not all(self._is_movable(p) for p in parts) or len(set(parts)) != len(parts):
-            return
-        order = {b.var: i for i, b in enumerate(self.block.bindings)}
-        offset = dict(zip(parts, concat.offsets, strict=True))
-        result: Any = None
-        for part in sorted(parts, key=order.__getitem__):
-            call = self._sliced_call(self.values[part], binding.var.ty, concat.axis, offset[part])
-            target = relax.DataflowVar(part.name, binding.var.ty)
-            if result is not None:
-                call = _in_place(call, result)
-            self.replaced[part] = relax.VarBinding(target, call)
-            result = target
-        self.replaced[binding.var] = relax.VarBinding(binding.var, result)
+    def _join(self, value: Any) -> Join | None:
+        return self.joins.get(value.args[0].name_hint) if is_kernel_call(value) else None
 
-    def _is_movable(self, part: Any) -> bool:
-        """A kernel's only result, read by nothing but the concatenation, not moved before."""
-        call = self.values.get(part)
+    def _place_parts(self, binding: relax.VarBinding, concat: Concat) -> None:
+        parts = list(binding.value.args[1].fields)
+        place = self.places.get(binding.var, Place(binding.var, concat.axis, 0))
+        movable = all(self._is_computed_here(p) and self._is_movable(p) for p in parts)
+        if not movable or len(set(parts)) != len(parts) or place.axis != concat.axis:
+            return
+        for part, offset in zip(parts, concat.offsets, strict=True):
+            self.places[part] = Place(place.root, place.axis, place.offset + offset)
+        self.gone.add(binding.var)
+
+    def _place_slice(self, binding: relax.VarBinding, part: Slice) -> None:
+        (whole,) = binding.value.args[1].fields
+        place = self.places.get(whole, Place(whole, part.axis, 0))
+        if not isinstance(whole, relax.Var) or place.axis != part.axis:
+            return
+        if self._is_movable(binding.var):
+            offset = place.offset + part.offset
+            self.places[binding.var] = Place(place.root, place.axis, offset)
+            self.gone.add(binding.var)
+
+    def _is_computed_here(self, part: Any) -> bool:
+        """The only result of a kernel of this block."""
+        call: Any = self.values.get(part)
         return (
-            isinstance(part, relax.DataflowVar)
-            and call is not None
-            and is_kernel_call(call)
-            and call.args[0].name_hint not in self.concats
+            is_kernel_call(call)
             and isinstance(call.ty_args[0], relax.TensorType)
-            and self.uses[part] == 1
-            and part not in self.replaced
+            and _is_scheduled(self.builder.get()[call.args[0]])
         )
 
-    def _sliced_call(self, call: Any, whole: Any, axis: int, offset: int) -> Any:
-        name = f"{call.args[0].name_hint}{SLICE_MARK}{offset}of{int(whole.shape[axis])}"
-        shape = [int(e) for e in whole.shape]
-        function = write_slice(self.builder.get()[call.args[0]], shape, axis, offset)
+    def _is_movable(self, part: Any) -> bool:
+        """Nothing but kernels reads it, and it has no other place yet."""
+        return (
+            isinstance(part, relax.DataflowVar)
+            and part not in self.places
+            and all(
+                is_kernel_call(reader) and _is_scheduled(self.builder.get()[reader.args[0]])
+                for reader in self.readers.get(part, ())
+            )
+        )
+
+    def _bound(self, binding: relax.VarBinding) -> Iterator[relax.VarBinding]:
+        """``binding`` on tensors where they lie; nothing for what is not computed any more."""
+        place = self.places.get(binding.var)
+        if binding.var in self.gone:
+            if place is None:
+                yield relax.VarBinding(binding.var, self.current[binding.var])
+            return
+        if not is_kernel_call(binding.value):
+            yield binding
+            return
+        call, args = binding.value, list(binding.value.args[1].fields)
+        views = {i: self.places[a] for i, a in enumerate(args) if a in self.places}
+        for position, view in views.items():
+            args[position] = self.current.get(view.root, view.root)
+        if place is None:
+            function = self._viewing(call.args[0], views)
+            types = call.ty_args[0]
+            types = list(types.fields) if isinstance(types, relax.TupleType) else types
+            yield relax.VarBinding(binding.var, relax.call_tir(function, relax.Tuple(args), types))
+            return
+        function = self._viewing(call.args[0], views | {len(args): place})
+        target = relax.DataflowVar(binding.var.name, place.root.ty)
+        yield relax.VarBinding(target, self._written(function, args, place.root))
+        self.current[place.root] = target
+
+    def _written(self, function: Any, args: list[Any], root: Any) -> Any:
+        """The call that writes its slice of ``root``, which the first such call allocates."""
+        if root not in self.current:
+            return relax.call_tir(function, relax.Tuple(args), root.ty)
+        args = [*args, self.current[root]]
+        return relax.op.call_tir_inplace(function, relax.Tuple(args), len(args) - 1, root.ty)
+
+    def _viewing(self, function: Any, views: Mapping[int, Place]) -> Any:
+        """The function with the parameters at some positions slices of larger tensors."""
+        if not views:
+            return function
+        name, changed = function.name_hint + SLICE_MARK, self.builder.get()[function]
+        for position, place in views.items():
+            shape = [int(e) for e in place.root.ty.shape]
+            name += f"_{position}_{place.offset}of{shape[place.axis]}"
+            changed = view_slice(changed, position, shape, place.axis, place.offset)
         # Adding the same function again gives the variable it already has.
-        return relax.call_tir(self.builder.add_func(function, name), call.args[1], whole)
+        return self.builder.add_func(changed, name)
 
 
 def _variables(value: Any) -> list[Any]:
@@ -142,17 +249,19 @@ def _variables(value: Any) -> list[Any]:
     return list(relax.analysis.free_vars(value))
 
 
-def _in_place(call: Any, result: Any) -> Any:
-    args = [*call.args[1].fields, result]
-    return relax.op.call_tir_inplace(
-        call.args[0], relax.Tuple(args), len(args) - 1, call.ty_args[0]
-    )
+def _is_scheduled(function: tirx.PrimFunc) -> bool:
+    """No block but the outermost: others name the regions that they read and write."""
+    blocks: list[Any] = []
+    tvm_ffi.structural_walk(function.body, [(SBlock, lambda block: blocks.append(block))])
+    return len(blocks) <= 1
 
 
-def write_slice(function: tirx.PrimFunc, shape: list[int], axis: int, offset: int) -> tirx.PrimFunc:
-    """``function`` with its last parameter a slice, from ``offset`` on ``axis``, of ``shape``."""
-    old = function.params[-1]
-    new = tirx.decl_buffer(shape, old.dtype, name=old.name)
+def view_slice(
+    function: tirx.PrimFunc, position: int, shape: Sequence[int], axis: int, offset: int
+) -> tirx.PrimFunc:
+    """``function`` with a parameter that is a slice, from ``offset`` on ``axis``, of ``shape``."""
+    old = function.params[position]
+    new = tirx.decl_buffer(list(shape), old.dtype, name=old.name)
 
     def moved(indices: Any) -> list[Any]:
         return [i + offset if d == axis else i for d, i in enumerate(indices)]
@@ -170,4 +279,5 @@ def write_slice(function: tirx.PrimFunc, shape: list[int], axis: int, offset: in
     body = tvm_ffi.structural_map(
         function.body, [(tirx.BufferStore, store), (tvm.ir.TensorLoad, load)]
     )
-    return tirx.PrimFunc([*function.params[:-1], new], body, function.ret_type, function.attrs)
+    params = [new if i == position else p for i, p in enumerate(function.params)]
+    return tirx.PrimFunc(params, body, function.ret_type, function.attrs)
