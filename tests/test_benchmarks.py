@@ -479,6 +479,6 @@ def test_unlisted_programs_command(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_replay_command(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "replay.json"
-    options = ["--seconds", "15", "--threads", "1"]
+    options = ["--seconds", "30", "--threads", "1"]
     assert replay.main(["--model", str(model), "--output", str(output), *options]) == 0
     assert all(result_of(output)["checks"].values())
