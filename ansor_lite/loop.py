@@ -338,18 +338,20 @@ class TuningLoop:
         return count >= self._batch(state) or (count > 0 and state is not next_one)
 
     def _confirm_winners(self) -> None:
-        """Time the best of every task again, beside what is close behind: luck must not win."""
+        """Time the best of every task again, beside what is close behind them: luck must not win,
+        nor what was never the best so far and so never checked."""
         for state in self.states:
             for _ in range(MOST_RETIMINGS):
                 if self.around.stop() or self._late():
                     return
                 doubtful = [t for t in close_behind(state) if not state.is_confirmed(t)]
-                if not doubtful:
+                self._retime(state, doubtful)
+                if self._leads_rightly(state) and not doubtful:
                     break
-                self._retime(state, [t for t in doubtful if self._checked(state, t)])
 
-    def _checked(self, state: TaskState, trial: Trial) -> bool:
-        return state.is_verified(trial) or self._check(state, trial)
+    def _leads_rightly(self, state: TaskState) -> bool:
+        leading = close_behind(state)[:1]
+        return all(state.is_verified(t) or self._check(state, t) for t in leading)
 
     def _retime(self, state: TaskState, trials: Sequence[Trial]) -> None:
         programs = [self._program(state, t.candidate) for t in trials]

@@ -49,7 +49,7 @@ class TuningOptions:
     batch: int = 8
     epsilon: float = 0.1
     population: int = 1024
-    generations: int = 3
+    generations: int = 1
     cost_model: str = "xgboost"
     strategy: str = "gradient"
     objective: str = "latency"
