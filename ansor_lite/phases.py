@@ -85,3 +85,22 @@ def phase_weights(weight: NDArray[Any], dimensions: Sequence[Phases]) -> NDArray
         widths = [(0, 1 if a == 2 * axis else 0) for a in range(weight.ndim)]
         weight = np.take(np.pad(weight, widths), np.array(dimension.taps), axis=2 * axis)
     return weight
+
+
+def in_channels(
+    weight: NDArray[Any], dimension: Phases, channels: int
+) -> tuple[NDArray[Any], Phases]:
+    """The phases of the last dimension as channels, each of ``channels`` (zeros are added).
+
+    ``weight``: ``[..., phase, d, ci, co]`` becomes ``[..., 1, d', ci, phase * channels]``. All
+    phases read the same window, which multiplies zeros, but fills vectors where channels are few.
+    """
+    count, window, inputs, outputs = weight.shape[-4:]
+    reach = window + dimension.shift * (count - 1)
+    wide = np.zeros((*weight.shape[:-4], 1, reach, inputs, count, channels), weight.dtype)
+    for r in range(count):
+        at = dimension.shift * r
+        wide[..., 0, at : at + window, :, r, :outputs] = weight[..., r, :, :, :]
+    taps = (tuple(range(reach)),)
+    single = Phases(dimension.blocks, taps, 0, dimension.before, 0, dimension.blocks)
+    return wide.reshape(*wide.shape[:-2], count * channels), single

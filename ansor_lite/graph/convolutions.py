@@ -8,7 +8,7 @@ the conversion to channels last; ``passes.py`` has the order.
 # imports TVM
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ansor_lite.graph.expressions import constant, numbers, operator, shape_of, 
 from ansor_lite.graph.fold import rewrite_main
 from ansor_lite.graph.shuffles import Runs, runs_of, shuffle_of
 from ansor_lite.layers import Layer
-from ansor_lite.phases import Phases, phase_weights, phases
+from ansor_lite.phases import in_channels, phase_weights, phases
 from schedules.to_tir import to_tir
 
 # Operator -> its names of the spatial dimensions, and layouts of channels first.
@@ -31,6 +31,8 @@ ORDINARY = {
 }
 TRANSPOSED = {f"{name}_transpose": layouts for name, layouts in ORDINARY.items()}
 FLOAT = "float32"
+# With fewer, the phases of the last dimension stand beside each other in a vector.
+FEW_CHANNELS = 4
 
 
 def channels_last(call: Any) -> dict[str, list[str]]:
@@ -92,7 +94,7 @@ class _Split(relax.PyExprMutator):  # type: ignore[misc]
         weight = self._by_group(call.args[1], ci // depth)
         if runs is not None:
             weight = _by_run(constant(call.args[1]), runs)
-        return self._result(call, data, layer, weight)
+        return self._result(call, data, layer, weight, shape_of(call))
 
     def _runs(self, call: Any) -> Runs | None:
         """Where the data is shuffled channels whose groups can be read before the shuffle."""
@@ -120,27 +122,27 @@ class _Split(relax.PyExprMutator):  # type: ignore[misc]
         extents = shape_of(call)[1:-1]
         columns = zip(sizes, kernel, numbers(call.attrs.strides), before, extents, strict=True)
         dimensions = [phases(*column) for column in columns]
-        layer = Layer(_short(call), constant_weights=True)
-        channels = layer.channels(ci, width * groups, groups)
-        layer.sum_phases(n, dict(zip(names, sizes, strict=True)), channels, dimensions)
         weight = phase_weights(value, dimensions)
+        shape = [n, *(d.blocks * d.count for d in dimensions), width * groups]
+        last = dimensions[-1]
+        if groups == 1 and last.count > 1 and width < FEW_CHANNELS:
+            shape[-1] = FEW_CHANNELS
+            weight, dimensions[-1] = in_channels(weight, last, FEW_CHANNELS)
+        layer = Layer(_short(call), constant_weights=True)
+        channels = layer.channels(ci, weight.shape[-1] * groups, groups)
+        layer.sum_phases(n, dict(zip(names, sizes, strict=True)), channels, dimensions)
         weight = weight.reshape(*weight.shape[:-2], *channels.weight)
-        whole = self._result(call, call.args[0], layer, _stored(weight), dimensions)
-        if all(d.is_whole for d in dimensions):
+        whole = self._result(call, call.args[0], layer, _stored(weight), shape)
+        if tuple(shape) == shape_of(call):
             return whole
-        axes = list(range(1, len(sizes) + 1))
-        starts, ends = [d.start for d in dimensions], [d.start + d.extent for d in dimensions]
-        return relax.op.strided_slice(self._emit(whole), axes, starts, ends)
+        starts = [0, *(d.start for d in dimensions[:-1]), last.start, 0]
+        ends = [a + e for a, e in zip(starts, shape_of(call), strict=True)]
+        return relax.op.strided_slice(self._emit(whole), list(range(len(shape))), starts, ends)
 
     def _result(
-        self,
-        call: Any,
-        data: Any,
-        layer: Layer,
-        weight: Any,
-        dimensions: list[Phases] | None = None,
+        self, call: Any, data: Any, layer: Layer, weight: Any, result: Sequence[int]
     ) -> Any:
-        """The stages of ``layer`` called on ``data``, in the shape of the result of ``call``."""
+        """The stages of ``layer`` called on ``data``, in the shape ``result``."""
         dag = layer.finish().dag
         if shape_of(data) != dag.inputs[0].shape:
             data = self._emit(relax.op.reshape(data, dag.inputs[0].shape))
@@ -148,11 +150,7 @@ class _Split(relax.PyExprMutator):  # type: ignore[misc]
         variable = self.builder_.add_func(function, _short(call))
         shape = dag.shape_of(dag.outputs[0])
         found = relax.call_tir(variable, [data, weight], relax.TensorType(shape, FLOAT))
-        n, *extents, co = shape_of(call)
-        if dimensions is not None:
-            extents = [d.blocks * d.count for d in dimensions]
-        assert prod(shape) == prod((n, *extents, co))
-        return relax.op.reshape(self._emit(found), [n, *extents, co])
+        return relax.op.reshape(self._emit(found), result)
 
     def _emit(self, value: Any) -> Any:
         return self.builder_.emit(self.builder_.normalize(value))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -20,7 +21,9 @@ from ansor_lite.graph.expressions import (
     MOVEMENTS,
     RESHAPE,
     TRANSPOSE,
+    constant,
     movement_of,
+    numbers,
     operator,
     shape_of,
     static_shape,
@@ -39,6 +42,9 @@ BINARY = frozenset(
     f"relax.{name}"
     for name in ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 )
+
+# A slice that leaves at least one in so many elements moves behind elementwise operators.
+SLICED = 2
 
 Emit = Callable[[Any], Any]
 
@@ -87,9 +93,14 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
             return self._in_shape(call.args[0], shape)
         if name == "relax.power" and (power := _constant_power(call)) is not None:
             return self._simplified(self.builder_.normalize(power(call.args[0], self._emit)))
+        if name not in UNARY and name not in BINARY:
+            return call
+        uncut = self._before_slice(call)
+        if uncut is not call:
+            return uncut
         if name in UNARY:
             return self._after_unary(call)
-        return self._after_binary(self._in_full_rank(call)) if name in BINARY else call
+        return self._after_binary(self._in_full_rank(call))
 
     def _emit(self, value: Any) -> Any:
         """A variable bound to the simplified value; variables and constants stay what they are."""
@@ -124,6 +135,45 @@ class _Simplify(relax.PyExprMutator):  # type: ignore[misc]
         reshape = self._reshape_of(value)
         source = value if reshape is None else reshape.args[0]
         return source if static_shape(source) == shape else relax.op.reshape(source, shape)
+
+    def _before_slice(self, call: Any) -> Any:
+        """Computed on the whole of what an operand is almost all of, then cut."""
+        for side, operand in enumerate(call.args):
+            cut: Any = self._slice_of(operand)
+            if cut is None or static_shape(call) != static_shape(operand):
+                continue
+            others = [self._uncut(o, cut) for i, o in enumerate(call.args) if i != side]
+            if any(o is None for o in others):
+                continue
+            operands = [*others[:side], cut.args[0], *others[side:]]
+            whole = self._emit(relax.Call(call.op, operands, call.attrs, call.ty_args))
+            return relax.Call(cut.op, [whole, *cut.args[1:]], cut.attrs, cut.ty_args)
+        return call
+
+    def _slice_of(self, value: Any) -> Any:
+        """The slice that computes ``value`` and leaves little out of its source."""
+        bound: Any = self.lookup_binding(value) if isinstance(value, relax.Var) else None
+        if operator(bound) != "relax.strided_slice" or len(bound.args) != 4:
+            return None
+        whole, part = static_shape(bound.args[0]), static_shape(value)
+        if whole is None or part is None or prod(part) * SLICED < prod(whole):
+            return None
+        return bound
+
+    def _uncut(self, operand: Any, cut: Any) -> Any:
+        """A constant operand of a slice as one of its source, zero where that is left out."""
+        value = constant(operand)
+        if value is None:
+            return None
+        shape, rank = shape_of(cut.args[0]), len(shape_of(cut.args[0]))
+        if value.ndim > rank:
+            return None
+        starts = dict(zip(numbers(cut.args[1]), numbers(cut.args[2]), strict=True))
+        widths = []
+        for extent, axis in zip(value.shape, range(rank - value.ndim, rank), strict=True):
+            start = 0 if extent == 1 else starts.get(axis, 0)
+            widths.append((start, 0 if extent == 1 else shape[axis] - extent - start))
+        return relax.const(np.pad(value, widths), str(value.dtype))
 
     def _after_unary(self, call: Any) -> Any:
         reshape = self._reshape_of(call.args[0])

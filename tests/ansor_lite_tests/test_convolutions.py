@@ -18,7 +18,7 @@ from ansor_lite import workloads
 from ansor_lite.compiler import compile_graph
 from ansor_lite.frontend.importer import import_network
 from ansor_lite.graph.plan import Graph, plan_network
-from ansor_lite.phases import phase_weights, phases
+from ansor_lite.phases import in_channels, phase_weights, phases
 from ansor_lite.target import native
 from ansor_lite.tasks import Task
 from schedules.evaluate import evaluate
@@ -30,12 +30,12 @@ PLAIN = {"bias": False, "activation": None}
 
 def scattered(x: Array, w: Array, stride: int, padding: int, extra: int) -> Array:
     """Every input times the kernel, added where it lands; ``w: [kh, kw, ci, co]``."""
-    k = w.shape[0]
-    sizes = [(m - 1) * stride + k + extra for m in x.shape[:2]]
+    kh, kw = w.shape[:2]
+    sizes = [(m - 1) * stride + k + extra for m, k in zip(x.shape[:2], (kh, kw), strict=True)]
     result = np.zeros((*sizes, w.shape[-1]))
     for i, j in np.ndindex(*x.shape[:2]):
         tap = np.tensordot(x[i, j], w, axes=([0], [2]))
-        result[i * stride : i * stride + k, j * stride : j * stride + k] += tap
+        result[i * stride : i * stride + kh, j * stride : j * stride + kw] += tap
     return result[padding : sizes[0] - padding, padding : sizes[1] - padding]
 
 
@@ -89,6 +89,34 @@ def test_no_zero_is_multiplied(size: int, kernel: int, stride: int, padding: int
     task = workloads.conv2d_transpose(1, size, size, 3, 2, kernel, stride, padding, **PLAIN)
     extent = (size - 1) * stride - 2 * padding + kernel
     assert products(task) == (extent * kernel // stride) ** 2 * 3 * 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(transposed(), st.integers(1, 3))
+def test_phases_beside_each_other_in_the_channels(
+    sizes: tuple[int, int, int, int, int, int], width: int
+) -> None:
+    _, size, kernel, stride, padding, extra = sizes
+    extent = (size - 1) * stride - 2 * padding + kernel + extra
+    dimension = phases(size, kernel, stride, padding, extent)
+    rng = np.random.default_rng(4)
+    x, weight = rng.standard_normal((size, 2)), rng.standard_normal((kernel, 2, width))
+    wide, single = in_channels(phase_weights(weight, [dimension]), dimension, 4)
+    padded = np.pad(x, ((single.reach + kernel, single.reach + kernel), (0, 0)))
+    first = single.reach + kernel - single.before
+    found = [
+        sum(padded[first + q + d] @ wide[0, d] for d in range(single.window))
+        for q in range(single.blocks)
+    ]
+    values = np.array(found).reshape(-1, 4)
+    expected = scattered(x[None], weight[None], stride, 0, extra)[0]
+    np.testing.assert_allclose(
+        values[dimension.start : dimension.start + extent, :width],
+        expected[padding : padding + extent],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    assert not values[:, width:].any()
 
 
 def test_a_single_input_meets_every_tap_once() -> None:
@@ -156,7 +184,7 @@ def test_generator_is_one_kernel_a_layer() -> None:
     constants["var"] = np.ones(16, np.float32)
     graph = compiled(nodes, (1, 6, 1, 1), constants)
     layers = ["conv2d_transpose_add_relu", "conv2d_transpose_add_relu", "conv2d_transpose_tanh"]
-    assert kernels(graph) == [*layers, "transpose"]
+    assert kernels(graph) == [*layers, "strided_slice_transpose"]
 
 
 @pytest.mark.parametrize(
