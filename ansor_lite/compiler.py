@@ -23,6 +23,7 @@ from tvm.relax import transform
 
 from ansor_lite import target as targets
 from ansor_lite.events import OnEvent, TuningWarning, ignore
+from ansor_lite.first_guess import good_steps
 from ansor_lite.flatten import driver, flatten
 from ansor_lite.frontend.importer import Model, import_network
 from ansor_lite.graph.concat import as_join, elide_joins
@@ -39,7 +40,6 @@ from ansor_lite.tasks import Task
 from schedules.errors import ScheduleError
 from schedules.lower import lower
 from schedules.steps import Step
-from search_space.sketch_generation import default_steps
 
 StepsFor = Callable[[Task], tuple[Step, ...] | None]
 
@@ -183,7 +183,7 @@ def _task_kernel(
     )
     hardware = target.hardware()
     try:
-        closed = steps if steps is not None else default_steps(task.dag, hardware)
+        closed = steps if steps is not None else good_steps(task.dag, hardware)
         lowered = lower(task.dag, closed, hardware)
     except ScheduleError as error:
         if steps is not None:
