@@ -17,6 +17,7 @@ from ansor_lite.graph.fold import fold_constants
 from ansor_lite.graph.shuffles import sink_shuffles
 from ansor_lite.graph.simplify import simplify
 from ansor_lite.graph.transposes import sink_transposes
+from ansor_lite.graph.windows import windows_to_sums
 
 
 def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
@@ -31,7 +32,7 @@ def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
     folded = fold_constants(clamp_indices(fold_constants(simplified)))
     folded = fold_constants(sink_transposes(simplify(folded)))
     converted = transform.ConvertLayout({}, layout_cb=channels_last)(folded)
-    folded = fold_constants(transform.Normalize()(converted))
+    folded = fold_constants(windows_to_sums(transform.Normalize()(converted)))
     split = fold_constants(split_channels(sink_shuffles(folded)))
     folded = fold_constants(simplify(split, layouts_chosen=True))
     return tvm.transform.Sequential(
