@@ -338,6 +338,25 @@ class Layer:
         total = self.accumulate("total", outer, over, powers(*names, column))
         return self.stage("shares", square, div(powers(*names, "j"), total(*names)))
 
+    def mean(self, x: Access, n: int, sizes: Mapping[str, int], c: int) -> Access:
+        """The mean of ``x[n, sizes..., c]`` over the dimensions ``sizes``: axes ``n``, ``c``."""
+        axes = self.axes(n=n, c=c)
+        total = self.accumulate("total", axes, sizes, self.pixel(x, sizes))
+        return self.stage("mean", axes, div(total("n", "c"), number(prod(sizes.values()))))
+
+    def pixel(self, x: Access, sizes: Mapping[str, int]) -> Read:
+        """``x[n, sizes..., c]`` where dimensions of extent 1 have no axis."""
+        return x("n", *(name if size > 1 else 0 for name, size in sizes.items()), "c")
+
+    def dense(self, name: str, x: Access, n: int, ci: int, co: int, activation: str) -> Access:
+        """``activation(x W + b)`` of ``x[n, ci]``: axes ``n``, ``c``."""
+        weight, bias = self.weight(f"{name}_weight", ci, co), self.weight(f"{name}_bias", co)
+        axes, inner = self.axes(n=n, c=co), "ci" if ci > 1 else 0
+        product = mul(x("n", inner), weight(inner, "c"))
+        summed = self.accumulate(f"{name}_sum", axes, {"ci": ci}, product)
+        value = ACTIVATIONS[activation](add(summed("n", "c"), bias("c")))
+        return self.stage(name, axes, value)
+
     # -- pieces of them --------------------------------------------------------------------------
 
     def accumulate(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ansor_lite.errors import InputError
 from ansor_lite.layers import (
@@ -29,7 +29,38 @@ from ansor_lite.layers import (
 from ansor_lite.tasks import Task
 from schedules.expr import Call, Expr
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 # ------------------------------------------------------------------ convolutions
+
+
+class Epilogue(TypedDict, total=False):
+    """What follows a convolution: its bias, a tensor to add, then an activation.
+
+    ``activation``: a key of :data:`ansor_lite.layers.ACTIVATIONS`, or ``None``.
+    """
+
+    bias: bool
+    activation: str | None
+    residual: bool
+    constant_weights: bool
+
+
+def _finish(
+    layer: Layer,
+    *,
+    bias: bool = True,
+    activation: str | None = "relu",
+    residual: bool = False,
+    constant_weights: bool = True,
+) -> Task:
+    assert layer.constant_weights == constant_weights
+    return layer.finish(bias, activation, residual)
+
+
+def _layer(kind: str, epilogue: Epilogue) -> Layer:
+    return Layer(kind, epilogue.get("constant_weights", True))
 
 
 def conv1d(
@@ -42,16 +73,12 @@ def conv1d(
     padding: Sizes = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-    *,
-    bias: bool = True,
-    activation: str | None = "relu",
-    residual: bool = False,
-    constant_weights: bool = True,
+    **epilogue: Unpack[Epilogue],
 ) -> Task:
     """``[n, w, ci] -> [n, w', co]``; see :func:`conv2d`."""
-    layer = Layer("conv1d", constant_weights)
+    layer = _layer("conv1d", epilogue)
     layer.convolution(n, {"w": w}, ci, co, kernel, stride, padding, dilation, groups)
-    return layer.finish(bias, activation, residual)
+    return _finish(layer, **epilogue)
 
 
 def conv2d(
@@ -65,20 +92,18 @@ def conv2d(
     padding: Sizes = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-    *,
-    bias: bool = True,
-    activation: str | None = "relu",
-    residual: bool = False,
-    constant_weights: bool = True,
+    **epilogue: Unpack[Epilogue],
 ) -> Task:
     """``[n, h, w, ci] -> [n, h', w', co]``, plus bias, plus a residual tensor, then activation.
 
-    ``activation``: a key of :data:`ansor_lite.layers.ACTIVATIONS`, or ``None``. Raises
-    :class:`InputError` for sizes that do not fit together.
+    Several groups of several channels have an axis of their own: ``[n, h, w, group, ci / groups]``,
+    see :meth:`ansor_lite.layers.Layer.convolution`. :class:`Epilogue` lists the keywords; ReLU
+    follows and a bias is there unless told otherwise. Raises :class:`InputError` for sizes that do
+    not fit together.
     """
-    layer = Layer("conv2d", constant_weights)
+    layer = _layer("conv2d", epilogue)
     layer.convolution(n, {"h": h, "w": w}, ci, co, kernel, stride, padding, dilation, groups)
-    return layer.finish(bias, activation, residual)
+    return _finish(layer, **epilogue)
 
 
 def conv3d(
@@ -93,17 +118,13 @@ def conv3d(
     padding: Sizes = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-    *,
-    bias: bool = True,
-    activation: str | None = "relu",
-    residual: bool = False,
-    constant_weights: bool = True,
+    **epilogue: Unpack[Epilogue],
 ) -> Task:
     """``[n, d, h, w, ci] -> [n, d', h', w', co]``; see :func:`conv2d`."""
-    layer = Layer("conv3d", constant_weights)
+    layer = _layer("conv3d", epilogue)
     sizes = {"d": d, "h": h, "w": w}
     layer.convolution(n, sizes, ci, co, kernel, stride, padding, dilation, groups)
-    return layer.finish(bias, activation, residual)
+    return _finish(layer, **epilogue)
 
 
 def depthwise_conv2d(
@@ -115,16 +136,32 @@ def depthwise_conv2d(
     stride: Sizes = 1,
     padding: Sizes = 0,
     dilation: Sizes = 1,
-    *,
-    bias: bool = True,
-    activation: str | None = "relu",
-    residual: bool = False,
-    constant_weights: bool = True,
+    **epilogue: Unpack[Epilogue],
 ) -> Task:
     """``[n, h, w, c] -> [n, h', w', c]``, every channel by itself; weights ``[kh, kw, 1, c]``."""
-    layer = Layer("depthwise_conv2d", constant_weights)
+    layer = _layer("depthwise_conv2d", epilogue)
     layer.convolution(n, {"h": h, "w": w}, c, c, kernel, stride, padding, dilation, c)
-    return layer.finish(bias, activation, residual)
+    return _finish(layer, **epilogue)
+
+
+def conv1d_transpose(
+    n: int,
+    w: int,
+    ci: int,
+    co: int,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    **epilogue: Unpack[Epilogue],
+) -> Task:
+    """See :func:`conv2d_transpose`."""
+    layer = _layer("conv1d_transpose", epilogue)
+    layer.transposed_convolution(
+        n, {"w": w}, ci, co, kernel, stride, padding, output_padding, groups
+    )
+    return _finish(layer, **epilogue)
 
 
 def conv2d_transpose(
@@ -138,22 +175,33 @@ def conv2d_transpose(
     padding: Sizes = 0,
     output_padding: Sizes = 0,
     groups: int = 1,
-    *,
-    bias: bool = True,
-    activation: str | None = "relu",
-    residual: bool = False,
-    constant_weights: bool = True,
+    **epilogue: Unpack[Epilogue],
 ) -> Task:
     """``[n, h, w, ci] -> [n, (h - 1) * stride - 2 * padding + kernel + output_padding, ..., co]``.
 
     By phases: the result is ``[n, h', stride, w', stride, co]`` and the weights are
     ``ansor_lite.phases.phase_weights`` of ``[kernel..., ci, co]``.
     """
-    layer = Layer("conv2d_transpose", constant_weights)
-    layer.transposed_convolution(
-        n, {"h": h, "w": w}, ci, co, kernel, stride, padding, output_padding, groups
+    layer = _layer("conv2d_transpose", epilogue)
+    sizes = {"h": h, "w": w}
+    layer.transposed_convolution(n, sizes, ci, co, kernel, stride, padding, output_padding, groups)
+    return _finish(layer, **epilogue)
+
+
+def squeeze_and_excite(n: int, h: int, w: int, c: int, squeezed: int) -> Task:
+    """``x * sigmoid(W2 silu(W1 mean(x) + b1) + b2)``, the mean over ``h`` and ``w`` of each image.
+
+    Hu et al., CVPR 2018, with the activations of EfficientNet.
+    """
+    layer = Layer("squeeze_and_excite", True, f"n{n} h{h} w{w} c{c} squeezed{squeezed}")
+    x = layer.input("x", n, h, w, c)
+    mean = layer.mean(x, n, {"h": h, "w": w}, c)
+    narrow = layer.dense("narrow", mean, n, c, squeezed, "silu")
+    gate = layer.dense("wide", narrow, n, squeezed, c, "sigmoid")
+    layer.stage(
+        "scaled", layer.axes(n=n, h=h, w=w, c=c), mul(x("n", "h", "w", "c"), gate("n", "c"))
     )
-    return layer.finish(bias, activation, residual)
+    return layer.finish()
 
 
 # ------------------------------------------------------------------ products
@@ -280,6 +328,32 @@ def pool2d(
         raise InputError(f"pooling is 'max' or 'avg', not {kind!r}")
     layer = Layer(f"{kind}_pool2d", False)
     layer.pool(n, {"h": h, "w": w}, c, kernel, stride, padding, kind)
+    return layer.finish()
+
+
+def global_pool2d(n: int, h: int, w: int, c: int, *, kind: str = "avg") -> Task:
+    """Maximum or average over every image of ``[n, h, w, c]``; the result is ``[n, c]``."""
+    if kind not in ("max", "avg"):
+        raise InputError(f"pooling is 'max' or 'avg', not {kind!r}")
+    layer = Layer(f"global_{kind}_pool2d", False, f"n{n} h{h} w{w} c{c}")
+    x = layer.input("x", n, h, w, c)
+    if kind == "avg":
+        layer.mean(x, n, {"h": h, "w": w}, c)
+    else:
+        over = {"h": h, "w": w}
+        layer.accumulate("most", layer.axes(n=n, c=c), over, layer.pixel(x, over), "max")
+    return layer.finish()
+
+
+def resize2d(n: int, h: int, w: int, c: int, scale: int = 2) -> Task:
+    """Every pixel of ``[n, h, w, c]`` ``scale`` times along both dimensions (nearest).
+
+    The result is ``[n, h, scale, w, scale, c]``, the larger image row by row.
+    """
+    layer = Layer("resize2d", False, f"n{n} h{h} w{w} c{c} scale{scale}")
+    x = layer.input("x", n, h, w, c)
+    axes = layer.axes(n=n, h=h, rh=scale, w=w, rw=scale, c=c)
+    layer.stage("resized", axes, x("n", "h", "w", "c"))
     return layer.finish()
 
 

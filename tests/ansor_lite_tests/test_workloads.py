@@ -144,6 +144,35 @@ def test_pooling_over_windows(kind: str) -> None:
         np.testing.assert_allclose(found[0, i, j], reduce(window, axis=(0, 1)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_global_pooling(kind: str) -> None:
+    found, x = run(workloads.global_pool2d(2, 5, 1, 3, kind=kind))
+    reduce = np.max if kind == "max" else np.mean
+    np.testing.assert_allclose(found, reduce(x["x"], axis=(1, 2)), rtol=1e-5)
+
+
+def test_resizing_repeats_pixels() -> None:
+    found, x = run(workloads.resize2d(1, 3, 2, 4, 2))
+    expected = x["x"].repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-6)
+
+
+def test_squeeze_and_excite() -> None:
+    found, x = run(workloads.squeeze_and_excite(2, 3, 4, 6, 2))
+
+    def sigmoid(v: Array) -> Array:
+        return 1 / (1 + np.exp(-v))
+
+    narrow = x["x"].mean((1, 2)) @ x["narrow_weight"] + x["narrow_bias"]
+    gate = sigmoid((narrow * sigmoid(narrow)) @ x["wide_weight"] + x["wide_bias"])
+    np.testing.assert_allclose(found, x["x"] * gate[:, None, None, :], rtol=1e-5)
+
+
+def test_keywords_of_convolutions_are_known() -> None:
+    with pytest.raises(TypeError, match="biass"):
+        workloads.conv2d(1, 8, 8, 4, 4, 3, biass=True)  # type: ignore[call-arg]
+
+
 def test_weights_are_constants_unless_told_otherwise() -> None:
     constants = {t.name for t in workloads.conv2d(1, 8, 8, 4, 4, 3).dag.inputs if t.constant}
     assert constants == {"weight", "bias"}
