@@ -19,6 +19,7 @@ from ansor_lite.frontend.onnx_affine import (
     inverses_to_products,
     normalization_to_affine,
 )
+from ansor_lite.frontend.onnx_branches import join_branches
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subgraph
 from ansor_lite.frontend.onnx_shapes import static_shapes
 
@@ -173,4 +174,5 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     inverses_to_products,
     drop_neutral_constants,
     absorb_constants,
+    join_branches,
 )
