@@ -193,10 +193,11 @@ def test_generator_is_one_kernel_a_layer() -> None:
         ((2, 4, 7), (4, 3, 8), {"strides": [4], "pads": [2, 2]}),
         ((1, 4, 5, 6), (4, 3, 3, 3), {"strides": [2, 2], "output_padding": [1, 1]}),
         ((1, 4, 5, 6), (4, 3, 3, 3), {"strides": [1, 2], "group": 2, "pads": [0, 1, 1, 0]}),
+        ((1, 4, 5, 6), (4, 1, 4, 4), {"strides": [2, 2], "group": 4, "pads": [1, 1, 1, 1]}),
         ((1, 4, 3, 4, 2), (4, 3, 2, 2, 2), {"strides": [2, 2, 2]}),
         ((1, 4, 5, 6), (4, 3, 3, 3), {"dilations": [2, 2], "strides": [2, 2]}),
     ],
-    ids=["1d-crop", "output-padding", "groups", "3d", "dilated-stays"],
+    ids=["1d-crop", "output-padding", "groups", "depthwise", "3d", "dilated-stays"],
 )
 def test_transposed_convolutions_of_a_network(
     shape: tuple[int, ...], weight: tuple[int, ...], attributes: dict[str, Any]
