@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from ansor_lite.runtime import CompiledModule
 
 # Share of a time limit, and seconds per task, that compiling the network may take at the end.
-COMPILE_SHARE, COMPILE_SECONDS = 0.05, 0.25
+COMPILE_SHARE, COMPILE_SECONDS = 0.05, 0.15
 # Seconds per task for timing the winners again.
 CONFIRM_SECONDS = 0.3
 
