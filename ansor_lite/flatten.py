@@ -107,7 +107,8 @@ class _Flattening:
             if expr.op.name in VIEWS:
                 source = self._value(expr.args[0])
                 return _Tensor(source.buffer, _shape(expr.ty), source.dtype)
-        what = expr.op if isinstance(expr, relax.Call) else type(expr).__name__
+        operator = expr.op if isinstance(expr, relax.Call) else None
+        what = operator.name if isinstance(operator, tvm.ir.Op) else type(expr).__name__
         raise CompileError(f"the network needs {what}, for which there is no kernel")
 
     def _kernel(self, call: Any) -> Any:
