@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
@@ -224,7 +225,7 @@ class _UseKernels(relax.PyExprMutator):  # type: ignore[misc]
         kernel = self.kernels[signature(call)]
         args = list(call.args[1].fields)
         for position, pack in kernel.packs.items():
-            args[position] = relax.const(pack.apply(args[position].value.numpy()))
+            args[position] = relax.const(pack.apply(np.from_dlpack(args[position].value)))
         result = call.ty_args[0]
         types = list(result.fields) if isinstance(result, relax.TupleType) else result
         return relax.call_tir(self._variable(kernel), relax.Tuple(args), types)

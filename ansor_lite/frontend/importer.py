@@ -70,8 +70,8 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
 
     def _parse_graph_initializers(self, graph: onnx.GraphProto) -> None:
         for name in self.constants.used_constants():
-            value = np.ascontiguousarray(self.constants.value(name))
-            shaped = value.reshape(self.constants.value(name).shape)  # a scalar has no dimension
+            value = self.constants.take(name)
+            shaped = np.ascontiguousarray(value).reshape(value.shape)  # a scalar has no dimension
             self._nodes[name] = relax.const(shaped, str(shaped.dtype))
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:

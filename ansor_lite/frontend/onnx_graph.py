@@ -46,6 +46,13 @@ class OnnxGraph:
             self.arrays[name] = numpy_helper.to_array(self.protos[name])
         return self.arrays[name]
 
+    def take(self, name: str) -> Array:
+        """The constant called ``name``; where the model holds it too, the array is let go."""
+        value = self.value(name)
+        if name in self.protos:
+            del self.arrays[name]
+        return value
+
     def constant(self, name: str) -> Array | None:
         return self.value(name) if self.is_constant(name) else None
 

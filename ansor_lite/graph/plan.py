@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
@@ -79,7 +79,9 @@ def plan_network(network: Network) -> Graph:
     for dag in dags.values():
         tasks.setdefault(dag.key, Task(first[dag.key], dag, weights[dag.key]))
     by_signature = {kernel: tasks[dag.key] for kernel, dag in dags.items()}
-    return Graph(network, module, tuple(tasks.values()), tuple(opaque), by_signature)
+    # The weights as they were imported are of no more use, and large.
+    fused = replace(network, module=module)
+    return Graph(fused, module, tuple(tasks.values()), tuple(opaque), by_signature)
 
 
 def checked_dag(function: tvm.tirx.PrimFunc, constants: tuple[int, ...]) -> ComputeDAG:
