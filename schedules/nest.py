@@ -366,6 +366,9 @@ class Follower:
                 for a, c in index.terms:
                     stride[:, first:] += c * influence[a][:, first:] * weight[:, None]
                 unit |= d == len(indices) - 1 and any(abs(c) == 1 for _, c in index.terms)
+            if lagging := self._lagging(tensor, d):
+                count = count.copy(order="K")
+                count[:, :lagging] = size[:, None]
             if first:
                 count = count.copy(order="K")
                 count[:, :first] = count[:, [first]]
@@ -379,7 +382,15 @@ class Follower:
         owner = self.plan.by_name.get(tensor)
         if owner is None or owner.attached is None:
             return 0
-        return owner.depth if self.regions[tensor][dimension].terms else 0
+        region = self.regions[tensor][dimension]
+        return owner.depth if region.terms and not region.clamped else 0
+
+    def _lagging(self, tensor: str, dimension: int) -> int:
+        """Number of outer loops that a buffer moves with unless a guard keeps it in its tensor."""
+        owner = self.plan.by_name.get(tensor)
+        if owner is None or owner.attached is None:
+            return 0
+        return owner.depth if self.regions[tensor][dimension].clamped else 0
 
     def _packed_access(self, plan: StagePlan, pack: Pack, mode: str) -> AccessNest:
         chain = self.chain_extents(plan)

@@ -182,10 +182,18 @@ def disagreements(
 
 
 def _affine_tensors(sketch: Sketch) -> dict[str, set[str]]:
-    """Stage -> tensors all of whose reads are affine."""
+    """Stage -> tensors whose touched elements are known exactly: all reads are affine.
+
+    A guard before a tensor computed at a loop keeps its region inside, where it may lag behind.
+    """
     result = {}
+    inside = {plan.name for plan in sketch.plan.stages if plan.attached is not None}
     for plan in sketch.plan.stages:
-        free = {a.tensor for a in plan.accesses if None in a.indices}
+        free = {
+            a.tensor
+            for a in plan.accesses
+            if None in a.indices or (a.guarded and a.tensor in inside)
+        }
         result[plan.name] = {a.tensor for a in plan.accesses} - free | {plan.name}
         result |= {f"{pack.tensor}.pack": {pack.tensor} for pack in plan.packs}
     return result
