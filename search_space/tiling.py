@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from math import prod
 
 from schedules.dag import IterAxis, Stage
+from schedules.guards import skips_padding
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
 from schedules.sketch import Knob
-from schedules.steps import Annotate, ComputeAt, Pack, Ref, Reorder, Scope, Step, Tile
+from schedules.steps import Annotate, ComputeAt, Inline, Pack, Ref, Reorder, Scope, Step, Tile
 from search_space.analysis import (
+    all_affine,
     dtype_bytes_of,
     elementwise_map,
     has_data_reuse,
     is_contiguous_along,
     is_elementwise,
+    is_guarded,
     is_piecewise,
     is_separable,
     moves_with,
@@ -89,13 +92,35 @@ def rule_tile_with_consumer(
     pair = tile_pair(draft, stage, hardware)
     if pair is None:
         return None
-    draft = _knobs(draft, pair, hardware)
+    absorbed = without_padding(draft, pair.accumulate)
     branches: list[Draft] = []
+    if absorbed is not None:
+        same = absorbed.current.stage(stage.name)
+        branches += rule_tile_with_consumer(absorbed, same, hardware) or ()
+    draft = _knobs(draft, pair, hardware)
     for order in ("rows", "columns") if pair.rows else ("rows",):
         tiled = _tiled(draft, pair, order)
         for packed in _packed(tiled, pair, order):
-            branches += _with_producers(packed, pair, order, hardware)
+            branches += _with_producers(packed, pair, order, hardware, absorbed is None)
     return tuple(branches)
+
+
+def without_padding(draft: Draft, stage: Stage) -> Draft | None:
+    """With the padding in front of an accumulating stage read through, where nothing is added.
+
+    Its conditions are decided outside the inner loops, and no padded copy is written.
+    """
+    for name in dict.fromkeys(read.tensor for read in stage.reads()):
+        padding = draft.current.by_name.get(name)
+        if padding is None or not is_guarded(padding) or not is_elementwise(padding):
+            continue
+        if single_consumer(draft.current, padding) is not stage or name in draft.placed:
+            continue
+        absorbed = draft.rewrite(Inline(name), label="unpadded")
+        merged = absorbed.current.stage(stage.name)
+        if skips_padding(merged) and all_affine(merged):
+            return absorbed
+    return None
 
 
 def knob_name(pair: TilePair, what: str) -> str:
@@ -226,8 +251,13 @@ def _last_parallel(pair: TilePair) -> str:
     return f"{[*outer, *vector, *rows][-1]}.0"
 
 
-def _with_producers(draft: Draft, pair: TilePair, order: str, hardware: Hardware) -> list[Draft]:
-    """Where elementwise producers of the pair are computed: at the root, per block, per row."""
+def _with_producers(
+    draft: Draft, pair: TilePair, order: str, hardware: Hardware, by_row: bool
+) -> list[Draft]:
+    """Where elementwise producers of the pair are computed: at the root, per block, per row.
+
+    ``by_row``: not for padding that can be read through, which is never slower.
+    """
     producers = [
         dag_stage
         for dag_stage in draft.pending
@@ -240,7 +270,7 @@ def _with_producers(draft: Draft, pair: TilePair, order: str, hardware: Hardware
     consume = pair.consume.name
     branches = [draft.called("producer-root")]
     points = [("producer-block", _last_parallel(pair))]
-    if order == "rows" and pair.rows:
+    if by_row and order == "rows" and pair.rows:
         points.append(("producer-row", f"{pair.axes[pair.rows[-1].name]}.1"))
     for label, loop in points:
         branch = draft.called(label)

@@ -98,6 +98,10 @@ class Positions:
         position = self.plan.by_name[loop.stage].loops.index(loop)
         return int(self.follower.extents[loop.stage][position][0])
 
+    def offset(self, loop: Loop, iteration: int) -> int:
+        """What iteration ``iteration`` of a loop adds to its axis."""
+        return int(self._offset(loop, iteration, min))
+
     def sizes(self, loop: Loop) -> tuple[int, int]:
         """Size of the tile the loop walks over and of the tile of one iteration."""
         sizes = self.follower.sizes[loop.stage][loop.axis]

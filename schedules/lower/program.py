@@ -20,7 +20,8 @@ from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
 from schedules.lower.packing import Packing, constant_packing, unpacked_constant
-from schedules.lower.uniform import FIRST_LANE, vector_loop, with_uniform_conditions
+from schedules.lower.uniform import FIRST_LANE, vector_loop
+from schedules.lower.versions import Group, Version, VersionedBody, versioned_body, within
 from schedules.nest import Follower, pack_annotation
 from schedules.plan import Access, Loop, StagePlan
 from schedules.rewrites import constant_programs
@@ -76,6 +77,8 @@ class _Program:
         self.positions = Positions(follower)
         self.outputs = {name: dag.shape_of(name) for name in dag.outputs}
         self.values: dict[Loop, Any] = {}
+        self.bodies: dict[str, VersionedBody] = {}
+        self.versions: dict[Group, Version] = {}
         self.packs: dict[str, Packing] = {}
         self.packed: dict[tuple[str, str], tuple[Any, list[Loop]]] = {}
         self.allocated: list[Any] = []
@@ -172,10 +175,29 @@ class _Program:
         first_reduce = _first_reduce(stage)
         if position == first_reduce:
             before.append(self._initialise(stage, position))
+        groups = [g for g in self._body(stage).groups if g.position == position]
+        return _sequence([*before, self._versions(groups, lambda: self._inside(stage, position))])
+
+    def _inside(self, stage: StagePlan, position: int) -> tirx.Stmt:
         if position == len(stage.loops):
-            return _sequence([*before, self._statement(stage)])
-        body = self._loop(stage, position, lambda: self._nest(stage, position + 1))
-        return _sequence([*before, body])
+            return self._statement(stage)
+        return self._loop(stage, position, lambda: self._nest(stage, position + 1))
+
+    def _versions(self, groups: list[Group], build: Callable[[], tirx.Stmt]) -> tirx.Stmt:
+        """What ``build`` makes, once for every version of the groups, each behind its condition."""
+        if not groups:
+            return build()
+        group, rest = groups[0], groups[1:]
+        start, chosen = self._tir(group.start), None
+        for version in reversed(group.versions):
+            self.versions[group] = version
+            body = self._versions(rest, build)
+            bounds = within(group, version, start)
+            if not bounds or (chosen is None and group.covered):
+                chosen = body
+            else:
+                chosen = tirx.IfThenElse(tirx.all(*bounds), body, chosen)
+        return tirx.Evaluate(0) if chosen is None else chosen
 
     def _loop(self, stage: StagePlan, position: int, body: Callable[[], tirx.Stmt]) -> tirx.Stmt:
         loop = stage.loops[position]
@@ -224,15 +246,29 @@ class _Program:
 
     def _statement(self, stage: StagePlan) -> tirx.Stmt:
         buffer, indices = self.buffers[stage.name], self._target(stage)
+        body = self._body(stage)
         value = emit(
-            with_uniform_conditions(stage, self.positions),
+            body.body,
             axis=lambda name: self._axis(stage, name),
             read=lambda read: self._read(stage, read),
         )
         if stage.stage.combiner is not None:
             old = tirx.BufferLoad(buffer, indices)
             value = COMBINE[stage.stage.combiner](old, value)
-        return tirx.BufferStore(buffer, value, indices)
+        store = tirx.BufferStore(buffer, value, indices)
+        tests = [test >= 0 for group in body.groups for test in self._tests(group)]
+        return tirx.IfThenElse(tirx.all(*tests), store, None) if tests else store
+
+    def _body(self, stage: StagePlan) -> VersionedBody:
+        if stage.name not in self.bodies:
+            self.bodies[stage.name] = versioned_body(stage, self.positions)
+        return self.bodies[stage.name]
+
+    def _tests(self, group: Group) -> list[Any]:
+        """What must not be negative where the statement stands, in the version being written."""
+        version = self.versions[group]
+        start = self._tir(group.start) if version.start is None else version.start
+        return [self._tir(test.inner) + test.sign * start for test in version.tests]
 
     def _axis(self, stage: StagePlan, name: str) -> Any:
         linear = self.positions.axis(stage, name.removeprefix(FIRST_LANE))

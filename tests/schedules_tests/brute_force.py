@@ -98,6 +98,12 @@ def _walk(stmt: Any, loops: tuple[TirLoop, ...], program: Program) -> None:
         case "For":
             loop = TirLoop(stmt.loop_var, int(stmt.extent), _KINDS[int(stmt.kind)])
             _walk(stmt.body, (*loops, loop), program)
+        case "IfThenElse":
+            for inner in (stmt.then_case, stmt.else_case):
+                if inner is not None:
+                    _walk(inner, loops, program)
+        case "Evaluate":
+            pass  # a nest that adds nothing
         case "BufferStore":
             program.statements.append(Statement(loops, stmt))
         case other:
@@ -213,11 +219,13 @@ def _compare(
         if size:
             expected_bytes[name] = size
         statements = by_target.pop(name, [])
-        yield from _compare_initialisation(stage, n, statements[:-1])
-        if not statements:
+        first = [s for s in statements if not loads(s.store)][:1] if _reduces(stage) else []
+        yield from _compare_initialisation(stage, n, first)
+        versions = statements[len(first) :]
+        if not versions:
             yield f"{name}: no statement"
-            continue
-        yield from _compare_stage(stage, n, statements[-1], lowered, affine)
+        for statement in versions:
+            yield from _compare_stage(stage, n, statement, lowered, affine)
     if by_target:
         yield f"statements nobody predicted: {sorted(by_target)}"
     if expected_bytes != program.allocated:
@@ -246,9 +254,12 @@ def _actual_loops(statement: Statement) -> list[tuple[str, int, str]]:
     return [(str(x.variable.name), x.extent, x.kind) for x in statement.loops]
 
 
+def _reduces(stage: StageNest) -> bool:
+    return any(x.kind == "reduce" for x in stage.loops[stage.allocated_at :])
+
+
 def _compare_initialisation(stage: StageNest, n: int, statements: list[Statement]) -> Iterator[str]:
-    reduces = any(x.kind == "reduce" for x in stage.loops[stage.allocated_at :])
-    if len(statements) != int(reduces):
+    if len(statements) != int(_reduces(stage)):
         yield f"{stage.stage}: {len(statements)} initialisations"
         return
     own = stage.loops[stage.allocated_at :]

@@ -10,10 +10,10 @@ from small_tasks import SMALL
 
 from ansor_lite import workloads as w
 from schedules.dag import ComputeDAG, IterAxis, Stage
-from schedules.expr import Axis, Read
+from schedules.expr import Axis, Const, Expr, Read, rebuild
 from schedules.hardware import Hardware
 from schedules.nest import follow
-from schedules.steps import Annotate, ComputeAt, Pack
+from schedules.steps import Annotate, Pack
 from search_space.draft import Draft
 from search_space.sketch_generation import generate_sketches
 from search_space.tiling import TilePair, lanes_for, rule_tile_with_consumer, tile_pair
@@ -89,14 +89,26 @@ def test_shared_weights_are_not_packed_at_compile_time() -> None:
         follow(sketch, sketch.random(2, np.random.default_rng(0)))
 
 
-def test_padding_is_computed_at_the_root_in_a_block_or_for_a_row() -> None:
+def test_zero_padding_is_read_through_or_computed_at_the_root_or_in_a_block() -> None:
     dag = SMALL["conv2d"]()
     padding = dag.stages[0].name
-    places = []
-    for steps in _steps(dag, ComputeAt):
-        places.append(next((s.loop for s in steps if s.stage == padding), "root"))
-    assert places.count("root") == 2
-    assert len(set(places)) == 3
+    direct = [s for s in generate_sketches(dag, HARDWARE) if "filter" not in s.name]
+    read_through = [s for s in direct if padding not in s.plan.by_name]
+    assert [s.name for s in read_through] == ["unpadded/rows", "unpadded/columns"]
+    others = [s.plan.by_name[padding] for s in direct if s not in read_through]
+    assert {plan.attached is None for plan in others} == {True, False}
+
+
+def test_a_border_that_adds_something_is_a_copy() -> None:
+    """Padding with ones: its terms count."""
+
+    def ones(node: Expr) -> Expr | None:
+        return Const(1.0, "float32") if node == Const(0.0, "float32") else None
+
+    dag = SMALL["conv2d"]()
+    padded = replace(dag.stages[0], body=rebuild(dag.stages[0].body, ones))
+    dag = replace(dag, stages=(padded, *dag.stages[1:]))
+    assert all(padded.name in s.plan.by_name for s in generate_sketches(dag, HARDWARE))
 
 
 def test_the_vectorised_loop_is_the_innermost() -> None:
