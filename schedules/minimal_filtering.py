@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import reduce
+from functools import cache, reduce
 from math import prod
 
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage, Tensor
@@ -50,6 +50,7 @@ class Sliding:
     slides: tuple[Slide, ...]
 
 
+@cache
 def transforms(outputs: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """``A [outputs, n]``, ``G [n, taps]``, ``B [n, n]`` with ``n = outputs + taps - 1``.
 
