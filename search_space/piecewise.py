@@ -32,13 +32,13 @@ from search_space.blocks import (
     piecewise_producer,
 )
 from search_space.draft import Draft
+from search_space.rows import enough_axes
 
 # Points of one tile and axis, few or many: with more, rounding errors grow and registers run out.
 POINTS = ((3, 4), (5, 6))
 MOST_SLIDES = 2
 # A rewrite that saves less of the multiplications than this cannot pay for its additions.
 WORTHWHILE = 0.75
-BLOCKS_PER_THREAD = 8
 
 
 def rule_minimal_filtering(
@@ -123,22 +123,10 @@ def _apart(draft: Draft, stage: Stage, hardware: Hardware) -> Draft:
     producer = piecewise_producer(draft, stage)
     prefix = common_prefix(stage, producer)
     draft = draft.loop(*piecewise_nest(stage, prefix, hardware)).place(stage.name)
-    parallel = _enough(stage, prefix, hardware)
+    parallel = enough_axes(stage, prefix, hardware)
     draft = draft.loop(Annotate(stage.name, tuple(f"{a}.0" for a in parallel), "parallel"))
     if producer is None or not prefix:
         return draft
     at = ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0")
     inner = piecewise_nest(producer, [], hardware)
     return draft.loop(at, *inner).place(producer.name)
-
-
-def _enough(stage: Stage, names: list[str], hardware: Hardware) -> list[str]:
-    """The fewest leading axes that give every thread some blocks."""
-    leading: list[str] = []
-    work = 1
-    for name in names:
-        if work >= BLOCKS_PER_THREAD * hardware.threads:
-            break
-        leading.append(name)
-        work *= stage.axis(name).extent
-    return leading

@@ -134,7 +134,7 @@ def _simple_nest(
     fitting = tuple(v for v in VECTORS if v[0] * lanes <= axis.extent)
     knob = Knob(f"{stage.name}.vectors", fitting, stage.name)
     names = [a.name for a in stage.spatial if a.name != axis.name]
-    leading = list(outer) if outer else _enough(stage, names, hardware)
+    leading = list(outer) if outer else enough_axes(stage, names, hardware)
     blocks = [f"{n}.0" for n in (*leading, *(n for n in names if n not in leading))]
     vector = [f"{axis.name}.{level}" for level in range(3)]
     work = prod(stage.axis(name).extent for name in leading)
@@ -178,7 +178,7 @@ def _small_scope(producer: Stage, prefix: tuple[str, ...], hardware: Hardware) -
     return [Scope(producer.name, "local")] if 1 <= vectors <= UNROLLED_VECTORS else []
 
 
-def _enough(stage: Stage, names: list[str], hardware: Hardware) -> list[str]:
+def enough_axes(stage: Stage, names: list[str], hardware: Hardware) -> list[str]:
     """The fewest leading axes that give every thread some blocks; more only cost divisions."""
     leading: list[str] = []
     work = 1
