@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -131,3 +131,20 @@ def resolve_model(name: str, folder: Path) -> Path:
         if path.is_file():
             return path
     raise InputError(f"no such model: {name} (neither a file, nor in {folder})")
+
+
+def kept_rows(
+    output: Path, threads: int, table: str, again: Collection[str]
+) -> list[dict[str, Any]]:
+    """Rows of ``table`` in an earlier result to keep: those whose name is not in ``again``.
+
+    Raises :class:`InputError` for a result of another machine or number of threads.
+    """
+    if not output.exists():
+        return []
+    document = json.loads(output.read_text())
+    here = (measured_now()["machine"]["cpu"], threads)
+    if here != (document["machine"]["cpu"], document["settings"]["threads"]):
+        raise InputError(f"{output} is of another machine or number of threads")
+    rows: list[dict[str, Any]] = document["result"][table]
+    return [row for row in rows if row["name"] not in again]

@@ -11,7 +11,6 @@ run is void and says so. Whatever fails is a row of the table with its reason.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.frontend.network import TensorInfo
 from benchmarks.building import add_options, build, log_of
-from benchmarks.common import RESULTS, measured_now, resolve_model, show, write_result
+from benchmarks.common import RESULTS, kept_rows, measured_now, resolve_model, show, write_result
 from benchmarks.comparing import (
     OURS,
     Comparison,
@@ -85,15 +84,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _earlier(arguments: argparse.Namespace, models: Sequence[Path]) -> list[dict[str, Any]]:
     """Entries to keep: of the same machine and threads, and not measured again now."""
-    if not (arguments.append and arguments.output.exists()):
+    if not arguments.append:
         return []
-    document = json.loads(arguments.output.read_text())
-    here = (measured_now()["machine"]["cpu"], arguments.threads)
-    if here != (document["machine"]["cpu"], document["settings"]["threads"]):
-        raise InputError(f"{arguments.output} is of another machine or number of threads")
     again = {model.stem for model in models}
-    entries: list[dict[str, Any]] = document["result"]["networks"]
-    return [entry for entry in entries if entry["name"] not in again]
+    return kept_rows(arguments.output, arguments.threads, "networks", again)
 
 
 def _network(model: Path, log: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.tasks import Task
 from benchmarks import operator_program
-from benchmarks.common import RESULTS, measured_now, show, write_result
+from benchmarks.common import RESULTS, kept_rows, measured_now, show, write_result
 from benchmarks.comparing import TOLERANCE, compare, control_of, time_in_turns
 from benchmarks.operator_peers import arrays, geometry, save_onnx
 from benchmarks.operator_table import OPERATORS, Operator
@@ -138,15 +138,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _earlier(arguments: argparse.Namespace, chosen: Sequence[Operator]) -> list[dict[str, Any]]:
     """Rows to keep: of the same machine and threads, and not measured again now."""
-    if not (arguments.append and arguments.output.exists()):
+    if not arguments.append:
         return []
-    document = json.loads(arguments.output.read_text())
-    here = (measured_now()["machine"]["cpu"], arguments.threads)
-    if here != (document["machine"]["cpu"], document["settings"]["threads"]):
-        raise InputError(f"{arguments.output} is of another machine or number of threads")
     again = {operator.name for operator in chosen}
-    rows: list[dict[str, Any]] = document["result"]["operators"]
-    return [row for row in rows if row["name"] not in again]
+    return kept_rows(arguments.output, arguments.threads, "operators", again)
 
 
 def _measured(operator: Operator, arguments: argparse.Namespace) -> dict[str, Any]:
