@@ -58,6 +58,9 @@ class Draft:
             defaults=self.defaults | {knob.name: min(default, len(knob.choices) - 1)},
         )
 
+    def choices(self, knob: str) -> tuple[tuple[int, ...], ...]:
+        return next(k.choices for k in self.knobs if k.name == knob)
+
     def called(self, label: str) -> Draft:
         return replace(self, label=(*self.label, label))
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from schedules.dag import Stage
 from schedules.hardware import Hardware
+from search_space.chains import rule_chain
 from search_space.draft import Draft
 from search_space.piecewise import rule_minimal_filtering, rule_piecewise
 from search_space.rewriting import (
@@ -38,7 +39,7 @@ CPU_RULES = RuleTable(
         rule_split_blocks,
         rule_split_lanes,
     ),
-    placements=(rule_piecewise, rule_tile_with_consumer, rule_fuse_rows),
+    placements=(rule_piecewise, rule_chain, rule_tile_with_consumer, rule_fuse_rows),
 )
 
 RULES: dict[str, RuleTable] = {"cpu": CPU_RULES}

@@ -128,21 +128,28 @@ def knob_name(pair: TilePair, what: str) -> str:
 
 
 def _knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
+    draft = register_knobs(draft, pair, hardware)
+    group = pair.consume.name
+    tiles = draft.choices(knob_name(pair, "register"))
+    smallest = [min(t[i] for t in tiles) for i in range(len(pair.rows))]
+    for axis, tile in zip(pair.rows, smallest, strict=True):
+        draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent, tile), group), 3)
+    for axis in pair.outer:
+        draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent), group), 0)
+    return draft
+
+
+def register_knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
+    """The knobs ``register`` (rows, vectors), ``columns`` (of tiles) and ``unroll`` of a pair."""
     rows = tuple(a.extent for a in pair.rows)
     tiles = register_tiles(
         rows, pair.vector.extent, pair.lanes, hardware.vector_registers, hardware.fma_latency
     )
     group = pair.consume.name
-    draft = draft.knob(
-        Knob(knob_name(pair, "register"), tiles, group), best_register(tiles, pair, rows)
-    )
-    smallest = [min(t[i] for t in tiles) for i in range(len(rows))]
-    for axis, tile in zip(pair.rows, smallest, strict=True):
-        draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent, tile), group), 3)
-    vector = multiples(pair.vector.extent, min(t[-1] for t in tiles) * pair.lanes)
-    draft = draft.knob(Knob(knob_name(pair, pair.vector.name), vector, group), 2)
-    for axis in pair.outer:
-        draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent), group), 0)
+    best = best_register(tiles, pair, rows)
+    draft = draft.knob(Knob(knob_name(pair, "register"), tiles, group), best)
+    columns = multiples(pair.vector.extent, min(t[-1] for t in tiles) * pair.lanes)
+    draft = draft.knob(Knob(knob_name(pair, "columns"), columns, group), 2)
     extents = tuple(a.extent for a in pair.accumulate.reduce)
     whole = prod(extents) <= UNROLL_WHOLE
     unroll = unroll_factors(extents, UNROLL_WHOLE if whole else UNROLL_LIMIT)
@@ -179,7 +186,7 @@ def _tiled(draft: Draft, pair: TilePair, order: str) -> Draft:
     steps: list[Step] = [Tile(consume, a, (Ref(knob_name(pair, by_axis[a])),)) for a in outer]
     for i, axis in enumerate(rows):
         steps.append(Tile(consume, axis, (Ref(knob_name(pair, by_axis[axis])), Ref(register, i))))
-    columns = Ref(knob_name(pair, pair.vector.name))
+    columns = Ref(knob_name(pair, "columns"))
     steps.append(Tile(consume, vector[0], (columns, Ref(register, len(rows)), pair.lanes)))
     unit = [a.name for a in pair.consume.axes if a.name not in (*outer, *rows, *vector)]
     first = [f"{a}.0" for a in (*outer, *vector, *rows)]

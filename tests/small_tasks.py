@@ -11,6 +11,8 @@ from collections.abc import Callable
 import programs
 
 from ansor_lite import workloads as w
+from ansor_lite.tasks import Task
+from schedules.compose import Part, compose
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Call, Const, Read
 from schedules.hardware import Hardware
@@ -46,6 +48,25 @@ def _sum_of_everything() -> ComputeDAG:
     return ComputeDAG((Tensor("data", (7, 3), F),), (total, Stage("half", (), half, F)), ("half",))
 
 
+def chain(*tasks: Task) -> ComputeDAG:
+    """Tasks one after the other: each reads what the one before it computed."""
+    parts, value = [], "x"
+    for number, task in enumerate(tasks):
+        constants = (f"{number}.{i}" for i in range(1, len(task.dag.inputs)))
+        parts.append(Part(task.dag, (value, *constants), f"y{number}"))
+        value = f"y{number}"
+    return compose(parts).dag
+
+
+def _inverted_residual(stride: int) -> ComputeDAG:
+    size = (9 - 1) // stride + 1
+    return chain(
+        w.conv2d(1, 9, 9, 5, 35, 1),
+        w.depthwise_conv2d(1, 9, 9, 35, 3, stride, 1),
+        w.conv2d(1, size, size, 35, 19, 1),
+    )
+
+
 SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "conv2d": lambda: w.conv2d(1, 9, 9, 5, 34, 3, 1, 1).dag,
     "conv2d_strided": lambda: w.conv2d(2, 11, 11, 3, 37, 3, 2, 1).dag,
@@ -56,6 +77,12 @@ SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "conv2d_grouped": lambda: w.conv2d(1, 9, 9, 6, 38, 3, 1, 1, groups=2).dag,
     "depthwise": lambda: w.depthwise_conv2d(1, 11, 11, 35, 3, 1, 1).dag,
     "depthwise_strided": lambda: w.depthwise_conv2d(1, 11, 11, 35, 3, 2, 1).dag,
+    "chain_inverted_residual": lambda: _inverted_residual(1),
+    "chain_strided": lambda: _inverted_residual(2),
+    "chain_panels": lambda: chain(
+        w.conv2d(2, 9, 9, 5, 35, 3, 1, 1), w.depthwise_conv2d(2, 9, 9, 35, 3, 1, 1)
+    ),
+    "chain_matmuls": lambda: chain(w.matmul(13, 37, 23, activation="gelu"), w.matmul(13, 23, 37)),
     "conv1d": lambda: w.conv1d(2, 29, 5, 35, 3, 1, 1).dag,
     "conv3d": lambda: w.conv3d(1, 5, 5, 5, 3, 19, 3, 1, 1).dag,
     "transposed": lambda: w.conv2d_transpose(1, 5, 5, 5, 34, 4, 2, 1).dag,
