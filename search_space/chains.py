@@ -1,9 +1,10 @@
 """Chains of accumulations block by block: what one stage leaves is used while it is in the cache.
 
 The last accumulation of a chain has the outer loops. Inside a block of its rows every stage before
-it is computed with the register tiles of ``tiling.py``: all its columns where the next one adds over
-them, panels of columns where the next one keeps them apart, whose blocks of rows may then be longer
-and overlap less. Read ``tiling.py`` first; separate because that one knows a single accumulation.
+it is computed with the register tiles of ``tiling.py``: all its columns where the next one adds
+over them, panels of columns where the next one keeps them apart, whose blocks of rows may then be
+longer and overlap less. Read ``tiling.py`` first; separate because that one knows a single
+accumulation.
 """
 
 from __future__ import annotations
