@@ -6,6 +6,7 @@ Each is ``rule(draft, stage, hardware) -> drafts | None``; ``None`` means "not m
 from __future__ import annotations
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
+from schedules.guards import skips_padding
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
 from schedules.rewrites import apply_rewrites
@@ -65,15 +66,23 @@ def _may_inline(dag: ComputeDAG, stage: Stage, consumer: Stage) -> bool:
     if is_elementwise(consumer):
         return not (has_math(stage) and _repeats(stage, consumer))
     if not has_data_reuse(consumer):
-        return not is_guarded(stage)
-    if not is_plain_copy(stage):
-        return False
-    merged = apply_rewrites(dag, (Inline(stage.name),)) if _alone(dag, stage) else None
-    return merged is not None and all_affine(merged.stage(consumer.name))
+        return not is_guarded(stage) or _is_read_through(dag, stage)
+    merged = _merged_alone(dag, stage) if is_plain_copy(stage) else None
+    return merged is not None and all_affine(merged)
 
 
-def _alone(dag: ComputeDAG, stage: Stage) -> bool:
-    return single_consumer(dag, stage) is not None
+def _is_read_through(dag: ComputeDAG, stage: Stage) -> bool:
+    """The reduction that reads ``stage`` can skip what it adds around a tensor."""
+    merged = _merged_alone(dag, stage)
+    return merged is not None and skips_padding(merged) and all_affine(merged)
+
+
+def _merged_alone(dag: ComputeDAG, stage: Stage) -> Stage | None:
+    """The only stage that reads ``stage``, with it inlined."""
+    consumer = single_consumer(dag, stage)
+    if consumer is None:
+        return None
+    return apply_rewrites(dag, (Inline(stage.name),)).stage(consumer.name)
 
 
 def _repeats(stage: Stage, consumer: Stage) -> bool:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from math import prod
 
-from schedules.dag import ComputeDAG, Stage
+from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.expr import Axis
 from schedules.hardware import Hardware
+from schedules.plan import stage_accesses
 from schedules.sketch import Knob
 from schedules.steps import Annotate, CacheWrite, ComputeAt, Ref, Reorder, Scope, Step, Tile
 from search_space.analysis import dtype_bytes_of, has_data_reuse, is_piecewise, vector_axis
 from search_space.draft import Draft
-from search_space.tiling import UNROLLED_VECTORS, lanes_for, tile_pair, vector_steps
+from search_space.factors import register_tiles
+from search_space.tiling import (
+    UNROLL_WHOLE,
+    UNROLLED_VECTORS,
+    lanes_for,
+    tile_pair,
+    vector_steps,
+)
 
 VECTORS = ((1,), (2,), (4,), (8,))
 BLOCKS_PER_THREAD = 8
@@ -121,7 +129,8 @@ def _simple_nest(
 ) -> Draft:
     """Loops ``[outer parallel][vector.0] [vector.1][vector.2 lanes]`` of one elementwise stage.
 
-    A reduction that the stage copies accumulates in registers inside ``vector.0``.
+    A reduction that the stage copies accumulates in registers inside ``vector.0``. Where windows
+    overlap along an axis, a few of them do so together: ``[vector.0] [column.1][vector.1] ...``.
     """
     draft = draft.place(stage.name)
     accumulator = draft.current.by_name.get(f"{stage.name}.acc")
@@ -131,39 +140,73 @@ def _simple_nest(
             return draft
         return draft.loop(ComputeAt(accumulator.name, stage.name, f"{stage.spatial[-1].name}.0"))
     lanes = lanes_for(axis.extent, hardware.lanes(dtype_bytes_of(stage)))
-    fitting = tuple(v for v in VECTORS if v[0] * lanes <= axis.extent)
-    knob = Knob(f"{stage.name}.vectors", fitting, stage.name)
+    column = None if accumulator is None else _sliding_axis(accumulator, axis)
+    knob = Knob(f"{stage.name}.vectors", _registers(axis, column, lanes, hardware), stage.name)
     names = [a.name for a in stage.spatial if a.name != axis.name]
     leading = list(outer) if outer else enough_axes(stage, names, hardware)
     blocks = [f"{n}.0" for n in (*leading, *(n for n in names if n not in leading))]
     vector = [f"{axis.name}.{level}" for level in range(3)]
     work = prod(stage.axis(name).extent for name in leading)
     fused = blocks[: len(leading)] if outer or work >= hardware.threads else [*blocks, vector[0]]
-    steps: list[Step] = [
-        Tile(stage.name, axis.name, (Ref(knob.name), lanes)),
-        Reorder(stage.name, (*blocks, *vector)),
+    tile = [vector[1]] if column is None else [f"{column.name}.1", vector[1]]
+    steps: list[Step] = [Tile(stage.name, axis.name, (Ref(knob.name), lanes))]
+    if column is not None:
+        steps.append(Tile(stage.name, column.name, (Ref(knob.name, 1),)))
+    steps += [
+        Reorder(stage.name, (*blocks, vector[0], *tile, vector[2])),
         Annotate(stage.name, (vector[2],), "vectorize"),
     ]
     if outer or _work(stage, accumulator) >= PARALLEL_WORK:
         steps.append(Annotate(stage.name, tuple(fused), "parallel"))
     if accumulator is not None:
-        steps += _accumulate_at(accumulator, stage, axis.name, lanes)
+        steps.append(Annotate(stage.name, tuple(tile), "unroll"))
+        steps += _accumulate_at(accumulator, stage, axis, column, lanes)
     return draft.knob(knob, 1).loop(*steps)
+
+
+def _sliding_axis(stage: Stage, vector: IterAxis) -> IterAxis | None:
+    """The last axis but ``vector`` along which windows overlap: neighbours share reads."""
+    extents = {a.name: a.extent for a in stage.reduce}
+    sliding = set()
+    for access in stage_accesses(stage):
+        for index in access.indices:
+            terms = () if index is None else index.terms
+            window = 1 + sum(abs(c) * (extents[name] - 1) for name, c in terms if name in extents)
+            sliding |= {name for name, c in terms if name not in extents and abs(c) < window}
+    found = [a for a in stage.spatial if a.name in sliding - {vector.name} and a.extent > 1]
+    return found[-1] if found else None
+
+
+def _registers(
+    axis: IterAxis, column: IterAxis | None, lanes: int, hardware: Hardware
+) -> tuple[tuple[int, ...], ...]:
+    """``(vectors,)`` or, with a column axis, ``(vectors, columns)`` of one register tile."""
+    if column is None:
+        return tuple(v for v in VECTORS if v[0] * lanes <= axis.extent)
+    tiles = register_tiles(
+        (column.extent,), axis.extent, lanes, hardware.vector_registers, hardware.fma_latency
+    )
+    return tuple((vectors, columns) for columns, vectors in tiles)
 
 
 def _work(stage: Stage, accumulator: Stage | None) -> int:
     return prod(a.extent for a in (accumulator or stage).axes)
 
 
-def _accumulate_at(accumulator: Stage, stage: Stage, axis: str, lanes: int) -> list[Step]:
-    rest = [f"{a.name}.0" for a in accumulator.spatial if a.name != axis]
+def _accumulate_at(
+    accumulator: Stage, stage: Stage, axis: IterAxis, column: IterAxis | None, lanes: int
+) -> list[Step]:
+    vector = f"{axis.name}.0"
+    tile = [vector] if column is None else [f"{column.name}.0", vector]
+    rest = [f"{a.name}.0" for a in accumulator.spatial if f"{a.name}.0" not in tile]
     reduce = [f"{a.name}.0" for a in accumulator.reduce]
+    whole = prod(a.extent for a in accumulator.reduce) <= UNROLL_WHOLE
     return [
-        ComputeAt(accumulator.name, stage.name, f"{axis}.0"),
-        Tile(accumulator.name, axis, (lanes,)),
-        Reorder(accumulator.name, (*rest, *reduce, f"{axis}.0", f"{axis}.1")),
-        Annotate(accumulator.name, (f"{axis}.0",), "unroll"),
-        Annotate(accumulator.name, (f"{axis}.1",), "vectorize"),
+        ComputeAt(accumulator.name, stage.name, vector),
+        Tile(accumulator.name, axis.name, (lanes,)),
+        Reorder(accumulator.name, (*rest, *reduce, *tile, f"{axis.name}.1")),
+        Annotate(accumulator.name, (*(reduce if whole else ()), *tile), "unroll"),
+        Annotate(accumulator.name, (f"{axis.name}.1",), "vectorize"),
         Scope(accumulator.name, "local"),
     ]
 

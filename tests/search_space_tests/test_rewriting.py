@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import pytest
 from small_tasks import SMALL
 
 from ansor_lite import workloads as w
@@ -73,6 +77,39 @@ def test_padding_stays_beside_a_reduction() -> None:
     dag = SMALL["conv2d"]()
     padding = next(s for s in dag.stages if s.combiner is None and s.name not in dag.outputs)
     assert not _inlines(dag, padding.name)
+
+
+def _padded_windows(combiner: str, padding: float) -> ComputeDAG:
+    """``s1[i] = combiner over k of s0[i + k]``, where ``s0`` is ``x`` with one more at each end."""
+    inside = Call("and", (_compare("le", 1, "i"), _compare("gt", 9, "i")), "bool")
+    shifted = Read("x", (Call("sub", (Axis("i"), Const(1, "int64")), "int64"),), F)
+    body = Call("select", (inside, shifted, Const(padding, F)), F)
+    window = Read("s0", (Call("add", (Axis("i"), Axis("k")), "int64"),), F)
+    stages = (
+        Stage("s0", (IterAxis("i", 10),), body, F),
+        Stage("s1", (IterAxis("i", 8), IterAxis("k", 3, REDUCE)), window, F, combiner),
+    )
+    return ComputeDAG((Tensor("x", (8,), F),), stages, ("s1",))
+
+
+def _compare(op: str, value: int, axis: str) -> Expr:
+    return Call(op, (Const(value, "int64"), Axis(axis)), "bool")
+
+
+@pytest.mark.parametrize(
+    ("combiner", "padding", "skipped"),
+    [("sum", 0.0, True), ("max", -math.inf, True), ("max", 0.0, False), ("sum", 1.0, False)],
+)
+def test_windows_skip_padding_that_adds_nothing(
+    combiner: str, padding: float, skipped: bool
+) -> None:
+    assert _inlines(_padded_windows(combiner, padding), "s0") is skipped
+
+
+def test_padding_with_two_readers_stays() -> None:
+    dag = _padded_windows("max", -math.inf)
+    again = replace(dag.stage("s1"), name="s2")
+    assert not _inlines(ComputeDAG(dag.inputs, (*dag.stages, again), ("s1", "s2")), "s0")
 
 
 def test_the_stage_that_takes_over_tiles_stays() -> None:
