@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
+from ansor_lite.alternatives import uses_of
 from ansor_lite.events import (
     BatchMeasured,
     NewBest,
@@ -96,6 +97,7 @@ class TuningLoop:
         confirm: float = 0.0,
     ) -> None:
         self.states = list(states)
+        self.uses = uses_of([s.task for s in self.states])
         self.objective = objective
         self.options = options
         self.around = around
@@ -146,6 +148,11 @@ class TuningLoop:
     def ran(self) -> int:
         """Programs that ran to the end: what a budget in trials counts."""
         return sum(s.measured for s in self.states)
+
+    @property
+    def before(self) -> float | None:
+        """Seconds of the network by rule alone, which uses no chains."""
+        return self.uses.latency([None if s.task.parts else s.before for s in self.states])
 
     def _choose(self) -> TaskState | None:
         unfinished = next((s for s in self.states if s.open), None)
@@ -268,8 +275,8 @@ class TuningLoop:
                 failures=state.failures,
                 best=best,
                 gflops=0.0 if best is None else state.task.flop / best / 1e9,
-                latency_before=latency(self.states, [s.before for s in self.states]),
-                latency=latency(self.states, [s.seconds for s in self.states]),
+                latency_before=self.before,
+                latency=self.uses.latency([s.seconds for s in self.states]),
                 spent=self.spent,
                 left=None if self._limit is None else max(0.0, self._limit - self.spent),
             )
@@ -402,16 +409,6 @@ def winner(state: TaskState) -> tuple[Steps, float] | None:
     return (close[0].candidate.steps, state.latest(close[0])) if close else None
 
 
-def latency(states: Sequence[TaskState], seconds: Sequence[float | None]) -> float | None:
-    """Seconds of the network as far as its tasks make it up; ``None`` before all have run."""
-    total = 0.0
-    for state, took in zip(states, seconds, strict=True):
-        if took is None:
-            return None
-        total += state.task.weight * took
-    return total
-
-
 def stream(seed: int, name: str, number: int) -> np.random.Generator:
     """The random stream of one round of a task: the same in every process."""
     digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
@@ -424,5 +421,5 @@ def distinct(tasks: Iterable[Task]) -> list[Task]:
     for task in tasks:
         known = found.get(task.key)
         weight = task.weight + (known.weight if known else 0)
-        found[task.key] = Task(known.name if known else task.name, task.dag, weight)
+        found[task.key] = replace(known or task, weight=weight)
     return [task.canonical() for task in found.values()]

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
+from ansor_lite.alternatives import Floats, Seconds, Uses, known
 
 GOLDEN_RATIO = 1.618
 # After this many rounds a task slower than its group expects leaves it.
@@ -45,14 +44,32 @@ class TaskHistory:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A cost of the tasks' seconds, over one or several networks, and its derivative.
+    """A cost of the latencies of one or several networks, and its derivative.
 
-    ``value`` and ``slope`` take the seconds per task, ``[T]``; ``slope`` returns ``[T]``.
+    ``cost`` takes the latencies, ``[networks]``, and ``rates`` returns the cost's derivative with
+    respect to each of them. ``stopped`` tasks, ``[T]``, have nothing to give.
     """
 
     name: str
-    value: Callable[[Floats], float]
-    slope: Callable[[Floats], Floats]
+    uses: Uses
+    cost: Callable[[Floats], float]
+    rates: Callable[[Floats], Floats]
+    stopped: NDArray[np.bool_] | None = None
+
+    def value(self, seconds: Seconds) -> float:
+        """Of the seconds per task, ``[T]``."""
+        return self.cost(self.uses.chosen(seconds) @ known(seconds))
+
+    def slope(self, seconds: Seconds, least: Seconds | None = None) -> Floats:
+        """Derivative with respect to the seconds of every task, ``[T]``.
+
+        Given what tasks may ``least`` come to, a side of an alternative that does not run, but may
+        yet, counts as if it did.
+        """
+        chosen = self.uses.chosen(seconds)
+        uses = chosen if least is None else self.uses.contended(seconds, least)
+        slope = np.asarray(self.rates(chosen @ known(seconds)) @ uses, dtype=np.float64)
+        return slope if self.stopped is None else np.where(self.stopped, 0.0, slope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,39 +94,33 @@ class GradientSettings:
 SETTINGS = GradientSettings()
 
 
-def total_latency(weights: Floats) -> Objective:
-    """f1: the sum of the latencies. ``weights``: uses of each task, ``[networks, T]``."""
-    uses = np.atleast_2d(weights).sum(axis=0)
-    return Objective("f1", lambda g: float(uses @ g), lambda g: uses)
+def total_latency(uses: Uses) -> Objective:
+    """f1: the sum of the latencies."""
+    return Objective("f1", uses, lambda t: float(t.sum()), np.ones_like)
 
 
-def latency_requirements(weights: Floats, limits: Floats) -> Objective:
+def latency_requirements(uses: Uses, limits: Floats) -> Objective:
     """f2: the sum of ``max(latency, limit)``: no gain below a network's required seconds."""
-    uses = np.atleast_2d(weights)
+    return Objective(
+        "f2",
+        uses,
+        lambda t: float(np.maximum(t, limits).sum()),
+        lambda t: np.asarray(t > limits, dtype=np.float64),
+    )
 
-    def slope(g: Floats) -> Floats:
-        return np.asarray((uses @ g > limits) @ uses, dtype=np.float64)
 
-    return Objective("f2", lambda g: float(np.maximum(uses @ g, limits).sum()), slope)
-
-
-def mean_speedup(weights: Floats, references: Floats) -> Objective:
+def mean_speedup(uses: Uses, references: Floats) -> Objective:
     """f3: minus the geometric mean of the speed-ups over each network's reference seconds."""
-    uses = np.atleast_2d(weights)
 
-    def value(g: Floats) -> float:
-        return -float(np.exp(np.mean(np.log(references / (uses @ g)))))
+    def cost(t: Floats) -> float:
+        return -float(np.exp(np.mean(np.log(references / t))))
 
-    def slope(g: Floats) -> Floats:
-        return np.asarray(-value(g) * ((1 / (uses @ g)) @ uses) / len(uses), dtype=np.float64)
-
-    return Objective("f3", value, slope)
+    return Objective("f3", uses, cost, lambda t: -cost(t) / t / len(t))
 
 
-def early_stopping(weights: Floats, stopped: NDArray[np.bool_]) -> Objective:
+def early_stopping(uses: Uses, stopped: NDArray[np.bool_]) -> Objective:
     """f4: the sum of the latencies, where ``stopped`` tasks have nothing to give."""
-    uses = np.atleast_2d(weights).sum(axis=0)
-    return Objective("f4", lambda g: float(uses @ g), lambda g: np.where(stopped, 0.0, uses))
+    return replace(total_latency(uses), name="f4", stopped=stopped)
 
 
 def similarity_group(structure: str, flop: float) -> str:
@@ -172,12 +183,14 @@ def gradient(
     waiting = [i for i in alive if not histories[i].best]
     if waiting:
         return waiting[0]
+    slope = objective.slope(known_seconds(histories), least_seconds(histories, settings))
     if rng.random() < settings.epsilon:
-        return int(alive[rng.integers(0, len(alive))])
+        chosen = [i for i in alive if slope[i] > 0] or alive
+        return int(chosen[rng.integers(0, len(chosen))])
     failing = [i for i in alive if histories[i].seconds is None]
     if failing:
         return min(failing, key=lambda i: len(histories[i].best))
-    gains = expected_gains(histories, settings) * objective.slope(known_seconds(histories))
+    gains = expected_gains(histories, settings) * slope
     return max(alive, key=lambda i: float(gains[i]))
 
 
@@ -187,9 +200,24 @@ def round_robin(histories: Sequence[TaskHistory]) -> int | None:
     return min(alive, key=lambda i: len(histories[i].best), default=None)
 
 
-def known_seconds(histories: Sequence[TaskHistory]) -> Floats:
-    """Best seconds per task, ``[T]``; a task that never ran counts as nothing."""
-    return np.array([h.seconds or 0.0 for h in histories])
+def known_seconds(histories: Sequence[TaskHistory]) -> list[float | None]:
+    """Best seconds per task."""
+    return [h.seconds for h in histories]
+
+
+def least_seconds(
+    histories: Sequence[TaskHistory], settings: GradientSettings = SETTINGS
+) -> list[float | None]:
+    """Seconds per task that all its further rounds should come to; now, where it gets no more."""
+    return [
+        h.seconds if h.seconds is None else max(0.0, h.seconds - _all_gains(h, settings))
+        for h in histories
+    ]
+
+
+def _all_gains(history: TaskHistory, settings: GradientSettings) -> float:
+    """Seconds that all further rounds should bring: the sum of a geometric series."""
+    return 0.0 if history.done else forecast(history, settings) / (1 - settings.decay)
 
 
 def stalled(history: TaskHistory, rounds: int) -> bool:
@@ -207,12 +235,11 @@ def expected_share(
 ) -> float:
     """Share of the objective that all further rounds of all tasks should bring."""
     seconds = known_seconds(histories)
-    slope = objective.slope(seconds)
-    total = float(slope @ seconds)
+    total = float(objective.slope(seconds) @ known(seconds))
     if total <= 0:
         return 0.0
-    gains = [0.0 if h.done else forecast(h, settings) for h in histories]
-    return float(slope @ np.array(gains)) / (1 - settings.decay) / total
+    slope = objective.slope(seconds, least_seconds(histories, settings))
+    return float(slope @ np.array([_all_gains(h, settings) for h in histories])) / total
 
 
 def warm_up_order(flops: Sequence[float], weights: Sequence[float]) -> list[int]:

@@ -18,11 +18,15 @@ FLOAT_CLASSES = ("addsub", "mul", "divmod", "compare", "math")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``name`` is for people; tasks are equal for tuning when their :attr:`key` is."""
+    """``name`` is for people; tasks are equal for tuning when their :attr:`key` is.
+
+    ``parts``: keys of the tasks that one after the other compute the same; a chain has some.
+    """
 
     name: str
     dag: ComputeDAG
     weight: int = 1
+    parts: tuple[str, ...] = ()
 
     def canonical(self) -> Task:
         """The task with canonical names: what is tuned and logged, so that records of one task

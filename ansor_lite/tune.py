@@ -16,6 +16,7 @@ import numpy as np
 
 from ansor_lite import records
 from ansor_lite import target as targets
+from ansor_lite.alternatives import Floats, Uses, uses_of
 from ansor_lite.errors import InputError
 from ansor_lite.events import OnEvent, TuningFinished, TuningWarning, ignore
 from ansor_lite.learner import Learner
@@ -25,7 +26,6 @@ from ansor_lite.loop import (
     TrialLog,
     TuningLoop,
     distinct,
-    latency,
     winner,
 )
 from ansor_lite.measure.local import Limits, LocalWorkers
@@ -34,7 +34,6 @@ from ansor_lite.options import TuningOptions
 from ansor_lite.search import SearchSettings, TaskSearch
 from ansor_lite.target import Target
 from ansor_lite.task_scheduler import (
-    Floats,
     Objective,
     early_stopping,
     latency_requirements,
@@ -47,6 +46,7 @@ from ansor_lite.tasks import Task
 from cost_model.base import CostModel
 from cost_model.xgb import XGBModel
 from schedules.errors import ScheduleError
+from schedules.hardware import Hardware
 from schedules.nest import all_effective_steps
 from schedules.steps import Step
 from search_space.sketch_generation import default_steps, generate_sketches
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from ansor_lite.frontend.importer import Model
     from ansor_lite.runtime import CompiledModule
 
+# In the names of sketches whose nest holds several accumulations (``search_space/chains.py``).
+CHAIN_LABEL = "chain"
 # Share of a time limit, and seconds per task, that compiling the network may take at the end.
 COMPILE_SHARE, COMPILE_SECONDS = 0.05, 0.15
 # Seconds per task for timing the winners again.
@@ -258,8 +260,8 @@ def tune_tasks(
     A limit in seconds counts from ``started`` (of ``clock``) and leaves ``reserve`` of it.
     """
     begun = clock() if started is None else started
-    merged = _searchable(distinct(tasks), target, on_event)
-    goal = objective or objective_of(options.objective, np.array([[t.weight for t in merged]]))
+    merged = _searchable(distinct(tasks), target, options.exact, on_event)
+    goal = objective or objective_of(options.objective, uses_of(merged))
     order = warm_up_order([t.flop for t in merged], [t.weight for t in merged])
     states = [task_state(merged[i], n, target, options) for n, i in enumerate(order)]
     around = Surroundings(
@@ -284,17 +286,35 @@ def tune_tasks(
     return result
 
 
-def _searchable(tasks: Sequence[Task], target: Target, on_event: OnEvent) -> list[Task]:
-    """The tasks that some rule schedules; a warning names each other one with the reason."""
+def _searchable(
+    tasks: Sequence[Task], target: Target, exact: bool, on_event: OnEvent
+) -> list[Task]:
+    """The tasks that some rule schedules; a warning names each other one with the reason.
+
+    Chains are left out where no sketch brings their kernels together, or a part is left out.
+    """
+    hardware = target.hardware()
     kept = []
     for task in tasks:
         try:
-            default_steps(task.dag, target.hardware())
+            default_steps(task.dag, hardware)
         except ScheduleError as error:
             on_event(TuningWarning(f"{task.name} runs unscheduled: {error}"))
         else:
             kept.append(task)
-    return kept
+    keys = {task.key for task in kept}
+    return [
+        task
+        for task in kept
+        if not task.parts
+        or (keys.issuperset(task.parts) and brings_together(task, hardware, exact))
+    ]
+
+
+def brings_together(chain: Task, hardware: Hardware, exact: bool) -> bool:
+    """Whether some sketch of a chain is more than its kernels one after the other."""
+    sketches = generate_sketches(chain.dag, hardware, exact=exact)
+    return any(CHAIN_LABEL in sketch.name.split("/") for sketch in sketches)
 
 
 def task_state(task: Task, index: int, target: Target, options: TuningOptions) -> TaskState:
@@ -313,34 +333,31 @@ def task_state(task: Task, index: int, target: Target, options: TuningOptions) -
 
 def objective_of(
     name: str,
-    weights: Floats,
+    uses: Uses,
     limits: Floats | None = None,
     references: Floats | None = None,
 ) -> Objective:
-    """The objective of an option's name; ``weights [networks, T]``, the others ``[networks]``.
+    """The objective of an option's name; the others are ``[networks]``.
 
     ``limits``: the latency each network must reach, in seconds. ``references``: the latency that
     speed-ups refer to; it scales one network's objective only.
     """
     if name == "latency":
-        return total_latency(weights)
+        return total_latency(uses)
     if name == "geomean":
-        return mean_speedup(weights, np.ones(len(weights)) if references is None else references)
+        ones = np.ones(len(uses.weights))
+        return mean_speedup(uses, ones if references is None else references)
     if name == "early-stop":
-        return early_stopping(weights, np.zeros(weights.shape[1], dtype=bool))
+        return early_stopping(uses, np.zeros(uses.weights.shape[1], dtype=bool))
     if limits is None:
         raise InputError("objective target-latency needs the latency to reach: give limits")
-    return latency_requirements(weights, limits)
+    return latency_requirements(uses, limits)
 
 
 def reordered(objective: Objective, order: Sequence[int]) -> Objective:
     """``objective`` for tasks listed as ``order`` says."""
-    taken, back = np.asarray(order, dtype=np.int64), np.argsort(order)
-    return Objective(
-        objective.name,
-        lambda g: objective.value(g[back]),
-        lambda g: objective.slope(g[back])[taken],
-    )
+    stopped = None if objective.stopped is None else objective.stopped[list(order)]
+    return replace(objective, uses=objective.uses.reordered(order), stopped=stopped)
 
 
 def _result(loop: TuningLoop, reason: str) -> TuningResult:
@@ -363,9 +380,8 @@ def _result(loop: TuningLoop, reason: str) -> TuningResult:
         )
     spent = loop.spent
     share = loop.searching / spent if spent > 0 else 0.0
-    before = latency(states, [s.before for s in states])
-    after = latency(states, [r.seconds for r in results])
-    return TuningResult(tuple(results), reason, spent, share, before, after)
+    after = uses_of([s.task for s in states]).latency([r.seconds for r in results])
+    return TuningResult(tuple(results), reason, spent, share, loop.before, after)
 
 
 def new_model(options: TuningOptions) -> CostModel | None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansor_lite.alternatives import Alternative, Uses
 from ansor_lite.task_scheduler import (
     GradientSettings,
     TaskHistory,
@@ -24,6 +25,11 @@ from ansor_lite.task_scheduler import (
 )
 
 GREEDY = GradientSettings(epsilon=0.0)
+TWO_NETWORKS = Uses(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]))
+
+
+def uses(weights: list[float], *alternatives: Alternative) -> Uses:
+    return Uses(np.array([weights], dtype=np.float64), alternatives)
 
 
 def history(*best: float | None, flop: float = 1e9, **rest: object) -> TaskHistory:
@@ -31,7 +37,7 @@ def history(*best: float | None, flop: float = 1e9, **rest: object) -> TaskHisto
 
 
 def pick(histories: list[TaskHistory], weights: list[float]) -> int | None:
-    return gradient(histories, total_latency(np.array(weights)), np.random.default_rng(0), GREEDY)
+    return gradient(histories, total_latency(uses(weights)), np.random.default_rng(0), GREEDY)
 
 
 def test_tasks_without_a_round_come_first() -> None:
@@ -57,7 +63,7 @@ def test_failing_tasks_are_retried_and_done_ones_never() -> None:
 def test_epsilon_gives_every_live_task_a_chance() -> None:
     histories = [history(1.0, 0.5), history(1e-6, 1e-6), history(1.0, done=True)]
     rng = np.random.default_rng(0)
-    objective = total_latency(np.ones(3))
+    objective = total_latency(uses([1, 1, 1]))
     always = GradientSettings(epsilon=1.0)
     assert {gradient(histories, objective, rng, always) for _ in range(50)} == {0, 1}
 
@@ -90,9 +96,9 @@ def test_round_robin_takes_turns() -> None:
 @pytest.mark.parametrize(
     "objective",
     [
-        total_latency(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])),
-        latency_requirements(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]), np.array([1.0, 99.0])),
-        mean_speedup(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]), np.array([5.0, 7.0])),
+        total_latency(TWO_NETWORKS),
+        latency_requirements(TWO_NETWORKS, np.array([1.0, 99.0])),
+        mean_speedup(TWO_NETWORKS, np.array([5.0, 7.0])),
     ],
     ids=lambda o: o.name,
 )
@@ -106,13 +112,13 @@ def test_slopes_are_derivatives(objective) -> None:  # type: ignore[no-untyped-d
 
 
 def test_a_met_requirement_has_nothing_to_gain() -> None:
-    objective = latency_requirements(np.array([[1.0]]), np.array([2.0]))
+    objective = latency_requirements(uses([1]), np.array([2.0]))
     assert objective.value(np.array([1.5])) == 2.0
     assert objective.slope(np.array([1.5])).tolist() == [0.0]
 
 
 def test_stopped_tasks_have_nothing_to_gain() -> None:
-    objective = early_stopping(np.array([1.0, 4.0]), np.array([False, True]))
+    objective = early_stopping(uses([1, 4]), np.array([False, True]))
     assert objective.slope(np.ones(2)).tolist() == [1.0, 0.0]
 
 
@@ -152,15 +158,15 @@ def test_a_round_without_gain_lowers_the_forecast_and_one_with_gain_counts(
 
 
 def test_expected_share_falls_to_zero_as_tasks_settle() -> None:
-    objective = total_latency(np.array([1.0, 1.0]))
+    objective = total_latency(uses([1, 1]))
     young = [history(1.0), history(1.0)]
     settled = [history(*[1.0] * 6), history(1.0, 0.5, *[0.5] * 4)]
     moving = [history(*[1.0] * 6), history(1.0, 0.9, 0.8, 0.7, 0.6, 0.5)]
     assert expected_share(young, objective) == pytest.approx(1.0)
     assert 0.02 < expected_share(moving, objective) < 0.1
     assert expected_share(settled, objective) < 0.01
-    assert expected_share([history(None, None)], total_latency(np.ones(1))) == 0.0
-    assert expected_share([history(1.0, done=True)], total_latency(np.ones(1))) == 0.0
+    assert expected_share([history(None, None)], total_latency(uses([1]))) == 0.0
+    assert expected_share([history(1.0, done=True)], total_latency(uses([1]))) == 0.0
 
 
 def test_warm_up_starts_with_the_most_work() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import ansor_lite
 from ansor_lite import records, workloads
+from ansor_lite.alternatives import Uses
 from ansor_lite.errors import InputError, LogWriteError
 from ansor_lite.events import Event, TuningFinished, TuningWarning
 from ansor_lite.measure import FakeRunner, Status
@@ -154,19 +155,19 @@ def test_a_task_no_rule_schedules_is_left_out_with_a_warning(
 
 
 def test_objectives_have_names() -> None:
-    weights = np.array([[1.0, 2.0]])
-    assert [objective_of(n, weights).name for n in ("latency", "geomean", "early-stop")] == [
+    uses = Uses(np.array([[1.0, 2.0]]))
+    assert [objective_of(n, uses).name for n in ("latency", "geomean", "early-stop")] == [
         "f1",
         "f3",
         "f4",
     ]
-    assert objective_of("target-latency", weights, limits=np.array([1.0])).name == "f2"
+    assert objective_of("target-latency", uses, limits=np.array([1.0])).name == "f2"
     with pytest.raises(InputError, match="latency to reach"):
-        objective_of("target-latency", weights)
+        objective_of("target-latency", uses)
 
 
 def test_a_reordered_objective_has_the_same_value_and_moved_slopes() -> None:
-    objective = objective_of("latency", np.array([[1.0, 2.0, 4.0]]))
+    objective = objective_of("latency", Uses(np.array([[1.0, 2.0, 4.0]])))
     moved = reordered(objective, [2, 0, 1])
     assert moved.slope(np.zeros(3)).tolist() == [4.0, 1.0, 2.0]
     assert moved.value(np.array([30.0, 10.0, 20.0])) == objective.value(

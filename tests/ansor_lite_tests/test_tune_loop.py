@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 
 from ansor_lite import workloads
+from ansor_lite.alternatives import uses_of
 from ansor_lite.events import (
     BatchMeasured,
     Event,
@@ -22,7 +22,6 @@ from ansor_lite.loop import (
     Surroundings,
     TuningLoop,
     distinct,
-    latency,
     stream,
     winner,
 )
@@ -99,7 +98,7 @@ def tuned(
         stop,
     )
     states = [state(t, i, options) for i, t in enumerate(tasks)]
-    loop = TuningLoop(states, total_latency(np.ones(len(tasks))), options, around, runner.clock())
+    loop = TuningLoop(states, total_latency(uses_of(tasks)), options, around, runner.clock())
     return loop, loop.run()
 
 
@@ -205,7 +204,7 @@ def test_a_task_whose_candidates_all_fail_is_dropped_with_the_first_error() -> N
     assert "no such register" in warning.message
     assert 32 <= loop.states[0].failures < 48 and loop.states[0].best is None
     assert reason == "trials"
-    assert latency(loop.states, [s.seconds for s in loop.states]) is None
+    assert loop.uses.latency([s.seconds for s in loop.states]) is None
 
 
 def test_a_wrong_result_never_wins() -> None:
