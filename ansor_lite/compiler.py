@@ -38,6 +38,7 @@ from ansor_lite.runtime import CompiledModule
 from ansor_lite.runtime_library import Handle
 from ansor_lite.target import Target
 from ansor_lite.tasks import Task
+from ansor_lite.workspaces import exposed
 from schedules.errors import ScheduleError
 from schedules.lower import lower
 from schedules.steps import Step
@@ -93,8 +94,9 @@ def compile_graph(
     """
     kernels = build_kernels(graph, steps_for, target)
     module = _with_kernels(graph, kernels)
-    program, weights = flatten(module["main"])
-    built = _build(module, program, target)
+    functions, workspaces = _functions(module)
+    program, weights = flatten(module["main"], workspaces)
+    built = _build(functions, program, target)
     calls = Counter(call.symbol.split(SLICE_MARK)[0] for call in program.calls)
     infos = {
         k.info.symbol: replace(k.info, uses=calls[k.info.symbol])
@@ -115,12 +117,18 @@ def compile_graph(
     return CompiledModule(_Built(built, weights), manifest)
 
 
-def _build(module: tvm.IRModule, program: Program, target: Target) -> Any:
+def _functions(module: tvm.IRModule) -> tuple[dict[Any, Any], dict[str, tuple[Any, ...]]]:
+    """The kernels of ``module``, and by name the workspaces that they want of their caller."""
+    kernels = {v: f for v, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
+    found = {v: exposed(f) for v, f in kernels.items()}
+    named = {v: f.with_attr("global_symbol", v.name_hint) for v, (f, _) in found.items()}
+    return named, {v.name_hint: workspaces for v, (_, workspaces) in found.items()}
+
+
+def _build(functions: dict[Any, Any], program: Program, target: Target) -> Any:
     """The kernels and the driver that calls them, as one TVM executable."""
-    functions = {v: f for v, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
-    named = {v: f.with_attr("global_symbol", v.name_hint) for v, f in functions.items()}
     calling = driver(program).with_attr({"global_symbol": DRIVER, "tirx.is_scheduled": True})
-    whole = tvm.IRModule({**named, GlobalVar(DRIVER): calling})
+    whole = tvm.IRModule({**functions, GlobalVar(DRIVER): calling})
     return tvm.runtime.Executable(tvm.tirx.build(whole, target=target.tvm()))
 
 

@@ -7,7 +7,7 @@ for each other is placed by lifetime in one arena; a result is computed where it
 # imports TVM
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,19 +62,24 @@ class _Tensor:
     dtype: str
 
 
-def flatten(main: relax.Function) -> tuple[Program, list[NDArray[Any]]]:
+def flatten(
+    main: relax.Function, workspaces: Mapping[str, Sequence[Any]]
+) -> tuple[Program, list[NDArray[Any]]]:
     """The program of ``main`` and its weights, which share memory with the function's constants.
 
-    Raises :class:`CompileError` for a call that is no kernel and no reshape.
+    ``workspaces``: by the name of a kernel, buffers that it wants behind its other operands and
+    that hold nothing between calls. Raises :class:`CompileError` for a call that is no kernel and
+    no reshape.
     """
-    return _Flattening(main).result()
+    return _Flattening(main, workspaces).result()
 
 
 class _Flattening:
     """Follows the bindings of ``main`` in order; ``env`` is what each variable holds."""
 
-    def __init__(self, main: relax.Function) -> None:
+    def __init__(self, main: relax.Function, workspaces: Mapping[str, Sequence[Any]]) -> None:
         self.main = main
+        self.workspaces = workspaces
         self.env: dict[Any, Any] = {}
         self.buffers: list[_Buffer] = []
         self.weights: list[NDArray[Any]] = []
@@ -124,9 +129,11 @@ class _Flattening:
             )
             operands += made
             result = made if several else made[0]
+        name = call.args[0].name_hint
+        operands += [self._new(w, ARENA, -1, now) for w in self.workspaces.get(name, ())]
         for operand in operands:
             self.buffers[operand.buffer].last = now
-        self.calls.append((call.args[0].name_hint, tuple(operands)))
+        self.calls.append((name, tuple(operands)))
         return result
 
     def _weight(self, constant: Any) -> _Tensor:

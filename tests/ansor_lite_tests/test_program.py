@@ -116,4 +116,4 @@ def test_the_json_form_of_a_program_is_the_program():
 def test_refuses_a_call_that_is_no_kernel():
     main = module_of(lambda builder, x: builder.emit(relax.op.add(x, x)))["main"]
     with pytest.raises(CompileError, match=r"needs .*add, for which there is no kernel"):
-        flatten(main)
+        flatten(main, {})
