@@ -11,6 +11,7 @@ from ansor_lite.errors import MissingRecords
 from ansor_lite.records import Record, Records
 from ansor_lite.target import Target
 from ansor_lite.tasks import Task
+from ansor_lite.weight_memory import lighter
 from schedules.codec import steps_to_json
 from schedules.steps import Step
 
@@ -29,6 +30,11 @@ class Replay:
         return None if record is None else record.steps
 
     @property
+    def seconds(self) -> dict[str, float]:
+        """Task key -> seconds of the best program."""
+        return {key: r.time for key, r in self.found.items() if r.time is not None}
+
+    @property
     def digest(self) -> str:
         """Names the schedules in use: equal for logs that replay to the same programs."""
         chosen = [[key, steps_to_json(r.steps)] for key, r in sorted(self.found.items())]
@@ -36,7 +42,7 @@ class Replay:
 
 
 def replay(records: Records, tasks: Iterable[Task], target: Target, strict: bool = False) -> Replay:
-    """The best record of every task for ``target``.
+    """The best record of every task for ``target``, light on memory (see ``weight_memory.py``).
 
     Records of other thread counts serve where there is none of the right one, with a warning.
     ``strict`` takes none of those and raises :class:`MissingRecords` naming every task without a
@@ -45,6 +51,7 @@ def replay(records: Records, tasks: Iterable[Task], target: Target, strict: bool
     records.require(target)
     tasks = tuple(tasks)
     found = {t.key: r for t in tasks if (r := records.best(t.key, target)) is not None}
+    found = lighter(found, tasks, records.of(target))
     other: dict[str, Record] = {}
     if not strict:
         rest = (t for t in tasks if t.key not in found)
