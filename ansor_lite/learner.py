@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ansor_lite.search import Candidate, Floats, Scorer
 from cost_model.base import CostModel
 from cost_model.dataset import Dataset
-from cost_model.extract import features
+from cost_model.sketch_features import SketchFeatures
 from schedules.dag import ComputeDAG
 from schedules.hardware import Hardware
-from schedules.nest import follow
 from schedules.sketch import Choices, Sketch, closed
 
 # Fit again once the trials have grown by this share and this number.
@@ -27,6 +27,7 @@ LEAST_GROWTH = 32
 
 # Lessons of equal group share task and sketch.
 Group: TypeAlias = tuple[str, int, object]
+F32: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Learner:
         self.model = model
         self.dataset = Dataset()
         self._hardware = hardware
+        self._extractors: dict[int, tuple[Sketch, SketchFeatures]] = {}
         self._waiting: list[Lesson] = []
         self._fitted = 0
 
@@ -88,10 +90,14 @@ class Learner:
         assert self.model is not None
         return self.model.predict(self._features(sketch, rows))
 
-    def _features(
-        self, sketch: Sketch, rows: Choices
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return features(follow(sketch, rows), self._hardware)
+    def _features(self, sketch: Sketch, rows: Choices) -> F32:
+        """Features ``[N, S, F]``; what a sketch with knobs needs again and again is kept."""
+        if not sketch.knobs:
+            return SketchFeatures(sketch, self._hardware)(rows)
+        known = self._extractors.get(id(sketch))
+        if known is None:
+            known = self._extractors[id(sketch)] = sketch, SketchFeatures(sketch, self._hardware)
+        return known[1](rows)
 
     def _note(self, lessons: Sequence[Lesson]) -> bool:
         self._waiting += lessons

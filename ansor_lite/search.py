@@ -50,6 +50,7 @@ class SearchSettings:
     """Numbers of the search; shares are of a batch, ``measured_share`` of the population.
 
     A sketch whose best is within ``contending`` times the best of all gets ``fair_trials``.
+    ``max_active`` sketches evolve in a round, ``drawn`` of them by chance.
     """
 
     population: int = 1024
@@ -59,7 +60,8 @@ class SearchSettings:
     finish_after: int = 48
     finish_around: int = 3
     measured_share: float = 0.2
-    max_active: int = 8
+    max_active: int = 4
+    drawn: int = 1
     contending: float = 1.5
     fair_trials: int = 4
     small_space: int = 1024
@@ -281,7 +283,7 @@ class TaskSearch:
         if total <= limit or not self._programs:
             return list(range(total))
         ranked = dict.fromkeys(c.sketch for c in self.top(len(self._measured)) if c.sketch >= 0)
-        good = list(ranked)[: limit // 2]
+        good = list(ranked)[: limit - self.settings.drawn]
         others = [s for s in range(total) if s not in good]
         drawn = rng.choice(others, size=limit - len(good), replace=False).tolist()
         return sorted(good + drawn)

@@ -33,6 +33,7 @@ from benchmarks.tasks import convolutions
 from cost_model.baseline import AnalyticModel
 from cost_model.dataset import Dataset
 from cost_model.extract import features
+from cost_model.sketch_features import SketchFeatures
 from cost_model.xgb import XGBModel, XGBSettings
 from schedules.hardware import Hardware
 from schedules.nest import follow
@@ -195,12 +196,16 @@ def _propose(
     """Some rounds of proposing and observing; what scoring took."""
     spent = Spent()
     rng = np.random.default_rng(arguments.seed + 1)
+    extractors: dict[int, SketchFeatures] = {}
 
     def score(sketch: Sketch, rows: Choices) -> Floats:
         start, cpu = time.perf_counter(), time.process_time()
-        nest = follow(sketch, rows)
+        extractor = extractors.get(id(sketch))
+        if extractor is None:  # what the sketch keeps is part of the price
+            extractor = extractors[id(sketch)] = SketchFeatures(sketch, hardware)
+        nests = extractor.follow(rows)
         followed = time.perf_counter()
-        seen = features(nest, hardware)
+        seen = extractor.of(nests, rows)
         extracted = time.perf_counter()
         scores = model.predict(seen)
         end = time.perf_counter()

@@ -7,6 +7,9 @@ candidates of the batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +21,6 @@ from cost_model.features import (
     CURVE,
     FEATURES,
     GROUPS,
-    LOGGED,
     MODES,
     OPERATION_CLASSES,
     POSITIONS,
@@ -27,9 +29,24 @@ from cost_model.statement import F32, Index, Statement, last, statement
 from schedules.hardware import Hardware
 from schedules.nest import ProgramNest, StageNest
 
+# How many loops every access of a statement shares with another statement.
+Serial: TypeAlias = list[int | None]
+# Last columns of the table that other statements have a part in.
+RELATED = 3
 TINY = np.float32(1e-6)
 NEAR = np.float32(1e-4)
 CURVE_AT = np.linspace(0, 1, CURVE, dtype=np.float32)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The columns of a statement that need no other statement, in the scales of the table.
+
+    ``block [F, N]``; ``cycles [2, N]``: its estimate and lower bound, not in logarithms.
+    """
+
+    block: F32
+    cycles: F32
 
 
 def features(nest: ProgramNest, hardware: Hardware) -> NDArray[np.float32]:
@@ -37,18 +54,43 @@ def features(nest: ProgramNest, hardware: Hardware) -> NDArray[np.float32]:
 
     Estimated quantities (cycles) rank programs; they are no predictions of time.
     """
-    blocks = np.empty((len(nest.stages), len(FEATURES), nest.n), dtype=np.float32)
-    for block, stage, serial in zip(blocks, nest.stages, _serial_depths(nest), strict=True):
-        _describe(statement(stage, nest.n, hardware), serial, block)
-    _relate(blocks)
-    logged, ratios = blocks[:, :LOGGED], blocks[:, LOGGED:]
-    logged += 1
-    np.log2(logged, out=logged)
-    np.log2(np.maximum(ratios, TINY, out=ratios), out=ratios)
-    return np.ascontiguousarray(blocks.transpose(2, 0, 1))
+    blocks, cycles = empty_table(len(nest.stages), nest.n)
+    for s, (stage, serial) in enumerate(zip(nest.stages, serial_depths(nest), strict=True)):
+        cycles[s] = describe_into(stage, hardware, serial, blocks[s])
+    return related(blocks, cycles)
 
 
-def _describe(st: Statement, serial: list[int | None], block: F32) -> None:
+def empty_table(statements: int, n: int) -> tuple[F32, F32]:
+    """To be filled: ``blocks [S, F, N]`` and ``cycles [S, 2, N]``."""
+    blocks = np.empty((statements, len(FEATURES), n), dtype=np.float32)
+    return blocks, np.empty((statements, 2, n), dtype=np.float32)
+
+
+def describe(stage: StageNest, n: int, hardware: Hardware, serial: Serial) -> Described:
+    """A statement of ``n`` candidates by itself; ``serial`` is its row of ``serial_depths``."""
+    block = np.empty((len(FEATURES), n), dtype=np.float32)
+    return Described(block, describe_into(stage, hardware, serial, block))
+
+
+def describe_into(stage: StageNest, hardware: Hardware, serial: Serial, block: F32) -> F32:
+    """Fill ``block [F, N]`` but for what :func:`related` does; returns the cycles ``[2, N]``."""
+    _describe(statement(stage, block.shape[1], hardware), serial, block)
+    cycles: F32 = block[GROUPS["cycles"]][-2:].copy()
+    _to_log1(block[: GROUPS["program"].start])
+    _to_log(block[GROUPS["fit"]][:-RELATED])
+    return cycles
+
+
+def _to_log1(rows: F32) -> None:
+    rows += 1
+    np.log2(rows, out=rows)
+
+
+def _to_log(rows: F32) -> None:
+    np.log2(np.maximum(rows, TINY, out=rows), out=rows)
+
+
+def _describe(st: Statement, serial: Serial, block: F32) -> None:
     """Fill ``block [F, N]`` of one statement, all but what needs the other statements."""
     tile = register(st)
     fit, traffic = _traffic(st)
@@ -66,26 +108,29 @@ def _describe(st: Statement, serial: list[int | None], block: F32) -> None:
     _fit_rows(st, total, block[GROUPS["fit"]])
 
 
-def _relate(blocks: F32) -> None:
-    """Fill the columns of ``blocks [S, F, N]`` that compare a statement with its program."""
-    cycles = blocks[:, GROUPS["cycles"]][:, -2:]  # estimate and lower bound
+def related(blocks: F32, cycles: F32) -> F32:
+    """``blocks [S, F, N]`` as ``[N, S, F]``, with what compares a statement with its program."""
+    total = cycles.sum(axis=0)
     program = blocks[:, GROUPS["program"]]
-    program[:, :2] = cycles.sum(axis=0)
+    program[:, :2] = total
     program[:, 2] = len(blocks)
-    fit = blocks[:, GROUPS["fit"]]
-    np.divide(cycles[:, 1], cycles[:, 0], out=fit[:, -3])
-    np.divide(program[:, 1], program[:, 0], out=fit[:, -2])
-    np.divide(cycles[:, 0], program[:, 0], out=fit[:, -1])
+    _to_log1(program)
+    fit = blocks[:, GROUPS["fit"]][:, -RELATED:]
+    np.divide(cycles[:, 1], cycles[:, 0], out=fit[:, 0])
+    np.divide(total[1], total[0], out=fit[:, 1])
+    np.divide(cycles[:, 0], total[0], out=fit[:, 2])
+    _to_log(fit)
+    return np.ascontiguousarray(blocks.transpose(2, 0, 1))
 
 
-def _serial_depths(nest: ProgramNest) -> list[list[int | None]]:
+def serial_depths(nest: ProgramNest) -> list[Serial]:
     """Per statement and access: how many loops it shares with the nearest other statement that
-    touches the tensor, or ``None`` when no other does."""
+    touches the tensor, or ``None`` when no other does. The same for all candidates of a sketch."""
     chains = [[(x.stage, x.axis, x.level) for x in stage.loops] for stage in nest.stages]
     touched = [{a.tensor for a in stage.accesses} for stage in nest.stages]
-    result: list[list[int | None]] = []
+    result: list[Serial] = []
     for s, stage in enumerate(nest.stages):
-        row: list[int | None] = []
+        row: Serial = []
         for access in stage.accesses:
             others = [o for o in range(len(chains)) if o != s and access.tensor in touched[o]]
             row.append(max((_shared(chains[s], chains[o]) for o in others), default=None))
@@ -158,7 +203,7 @@ def _traffic(st: Statement) -> tuple[Index, F32]:
 
 
 def _access_rows(
-    st: Statement, serial: list[int | None], traffic: F32, register_elements: F32, out: F32
+    st: Statement, serial: Serial, traffic: F32, register_elements: F32, out: F32
 ) -> None:
     """The best-ranked accesses; missing ones are zero."""
     width = len(ACCESS_FEATURES)
@@ -186,7 +231,7 @@ def _access_rows(
     _rank(st, block, out.reshape(ACCESSES, width, st.n))
 
 
-def _fill_reuse(st: Statement, serial: list[int | None], block: F32) -> Index:
+def _fill_reuse(st: Statement, serial: Serial, block: F32) -> Index:
     """Columns 7-12 of ``block``; returns the depth of the innermost loop that moves each access."""
     changed = st.touched[:, :-1] != st.touched[:, 1:]
     still = last(~changed & st.long, axis=1)

@@ -7,6 +7,7 @@ test compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,12 +70,16 @@ class Region:
 class Follower:
     """Follows one plan for a batch; stages are visited consumers first.
 
+    ``stages``: those to visit, if not all (see ``reach.needed``); nothing else may be asked for.
+
     ``sizes[stage][axis]``: tile sizes per level, ``[N]`` each. ``spans[stage][axis]``: how many
     values of the axis lie inside the first ``d`` chain loops, ``[N, D + 1]``.
     ``influence[stage][axis]``: change of the axis when chain loop ``d`` advances, ``[N, D]``.
     """
 
-    def __init__(self, sketch: Sketch, choices: Choices) -> None:
+    def __init__(
+        self, sketch: Sketch, choices: Choices, stages: Collection[str] | None = None
+    ) -> None:
         self.plan: Plan = sketch.plan
         self.sketch = sketch
         self.choices = choices
@@ -84,8 +89,10 @@ class Follower:
         self.influence: dict[str, dict[str, Ints]] = {}
         self.extents: dict[str, list[Ints]] = {}
         self.regions: dict[str, tuple[Region, ...]] = {}
+        self._reads: dict[tuple[object, ...], AccessNest] = {}
         for stage_plan in reversed(self.plan.stages):
-            self._visit(stage_plan)
+            if stages is None or stage_plan.name in stages:
+                self._visit(stage_plan)
 
     # -- sizes, spans, regions ------------------------------------------------------------------
 
@@ -242,13 +249,12 @@ class Follower:
     # -- the public form ------------------------------------------------------------------------
 
     def program(self) -> ProgramNest:
-        stages = []
-        for plan in self.plan.stages:
-            for pack in plan.packs:
-                if self.is_runtime_pack(pack):
-                    stages.append(self._pack_nest(plan, pack))
-            stages.append(self._stage_nest(plan))
-        return ProgramNest(self.n, tuple(stages))
+        return ProgramNest(self.n, tuple(nest for p in self.plan.stages for nest in self.nests(p)))
+
+    def nests(self, plan: StagePlan) -> tuple[StageNest, ...]:
+        """The copies that a stage packs in every run, then the stage."""
+        packs = (pack for pack in plan.packs if self.is_runtime_pack(pack))
+        return (*(self._pack_nest(plan, pack) for pack in packs), self._stage_nest(plan))
 
     def is_runtime_pack(self, pack: Pack) -> bool:
         """Whether the copy is part of every run (a constant tensor is packed at compile time)."""
@@ -339,7 +345,15 @@ class Follower:
         for pack in plan.packs:
             if pack.tensor == access.tensor:
                 return self._packed_access(plan, pack, "read")
-        return self._access(plan, access.tensor, access.indices, access.read.indices, "read")
+        exprs = access.read.indices
+        if None in access.indices:
+            return self._access(plan, access.tensor, access.indices, exprs, "read")
+        # Reads that differ by constants alone touch as much.
+        terms = tuple(index.terms for index in access.indices if index is not None)
+        key = (plan.name, access.tensor, terms)
+        if key not in self._reads:
+            self._reads[key] = self._access(plan, access.tensor, access.indices, exprs, "read")
+        return self._reads[key]
 
     def _access(
         self,
