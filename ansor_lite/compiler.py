@@ -23,17 +23,19 @@ from tvm.ir import GlobalVar
 from tvm.relax import transform
 
 from ansor_lite import target as targets
+from ansor_lite.alternatives import faster_chains
 from ansor_lite.events import OnEvent, TuningWarning, ignore
 from ansor_lite.first_guess import good_steps
 from ansor_lite.flatten import driver, flatten
 from ansor_lite.frontend.importer import Model, import_network
+from ansor_lite.graph.calls import Signature, is_kernel_call, signature
 from ansor_lite.graph.concat import as_join, elide_joins
-from ansor_lite.graph.plan import Graph, Signature, is_kernel_call, plan_network, signature
+from ansor_lite.graph.plan import Graph, plan_network, use_chains
 from ansor_lite.linker import shared_library_linker
 from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, append
 from ansor_lite.program import DRIVER, Program
 from ansor_lite.records import Records, read
-from ansor_lite.replay import replay
+from ansor_lite.replay import Replay, replay
 from ansor_lite.runtime import CompiledModule
 from ansor_lite.runtime_library import Handle
 from ansor_lite.target import Target
@@ -79,10 +81,16 @@ def compile(
     if strict:
         replay(records, graph.tunable, chosen, strict)
     # Tasks that need no search may have been tuned on request, and then have records too.
-    found = replay(records, graph.tasks, chosen)
+    found = replay(records, (*graph.tasks, *graph.chain_tasks), chosen)
     for warning in found.warnings:
         on_event(TuningWarning(warning))
-    return compile_graph(graph, found.steps_for, chosen, found.digest)
+    return compile_replayed(graph, found, chosen)
+
+
+def compile_replayed(graph: Graph, found: Replay, target: Target) -> CompiledModule:
+    """Build the network by its records; chains run where theirs are faster."""
+    chains = faster_chains(graph.chain_tasks, found.seconds)
+    return compile_graph(use_chains(graph, chains), found.steps_for, target, found.digest)
 
 
 def compile_graph(

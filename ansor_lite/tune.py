@@ -132,7 +132,7 @@ def tune_model(
     ``LogWriteError`` when a result cannot be written (the trials before it are intact).
     """
     started = time.monotonic()
-    from ansor_lite.compiler import compile_graph
+    from ansor_lite.compiler import compile_replayed
     from ansor_lite.frontend.importer import import_network
     from ansor_lite.graph.plan import plan_network
     from ansor_lite.replay import replay
@@ -141,13 +141,14 @@ def tune_model(
     chosen = targets.parse(target, options.threads)
     targets.require_native(chosen)
     graph = plan_network(import_network(model, shapes))
-    tasks = graph.tasks if options.tune_simple else graph.tunable
+    tasks = (*(graph.tasks if options.tune_simple else graph.tunable), *graph.chain_tasks)
     path = Path(log) if log is not None else Path(f"{graph.network.name}.tune.jsonl")
     reserve = compile_reserve(options, len(graph.tasks))
     result = _tune_here(tasks, chosen, options, path, on_event, stop, started, reserve)
     written = records.read(path)
-    found = replay(written.exact() if options.exact else written, graph.tasks, chosen)
-    module = compile_graph(graph, found.steps_for, chosen, found.digest)
+    usable = written.exact() if options.exact else written
+    found = replay(usable, (*graph.tasks, *graph.chain_tasks), chosen)
+    module = compile_replayed(graph, found, chosen)
     return replace(result, module=module, seconds=time.monotonic() - started)
 
 

@@ -20,7 +20,7 @@ from tvm import relax, tirx
 from tvm.relax import transform
 from tvm.s_tir.stmt import SBlock
 
-from ansor_lite.graph.plan import is_kernel_call
+from ansor_lite.graph.calls import is_kernel_call
 from ansor_lite.manifest import SLICE_MARK
 from schedules.dag import ComputeDAG
 from schedules.evaluate import evaluate

@@ -7,27 +7,22 @@ computed tensor in another is two tasks: constant operands may be stored packed.
 # imports TVM
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tvm
-from tvm import relax
 
 from ansor_lite.frontend.network import Network
+from ansor_lite.graph.calls import Signature, kernel_calls, signature
+from ansor_lite.graph.chains import Place, find_chains, find_copies, merge_calls
+from ansor_lite.graph.naming import chain_name, task_name, unique
 from ansor_lite.graph.passes import fuse_network
 from ansor_lite.tasks import Task
 from schedules.dag import ComputeDAG, canonical
 from schedules.errors import UnsupportedProgram
 from schedules.from_tir import from_tir
 from search_space.analysis import has_anchor
-
-# A call site's kernel: name of the function, positions of its constant arguments.
-Signature = tuple[str, tuple[int, ...]]
-
-CALL_TIR = "relax.call_tir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,48 +35,112 @@ class OpaqueKernel:
     weight: int
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A task that some tasks in a row may run as, and where."""
+
+    task: Task
+    places: tuple[Place, ...]
+
+
 @dataclass(frozen=True)
 class Graph:
-    """A fused network. ``tasks`` are distinct, in order of first use; weights count call sites."""
+    """A fused network. ``tasks`` are distinct, in order of first use; weights count call sites.
+
+    The calls of ``chains`` are counted among those of ``tasks``, too: :func:`use_chains`.
+    """
 
     network: Network
     module: tvm.IRModule
     tasks: tuple[Task, ...]
     opaque: tuple[OpaqueKernel, ...]
     by_signature: dict[Signature, Task]
+    chains: tuple[Chain, ...] = ()
 
     @property
     def tunable(self) -> tuple[Task, ...]:
         """Tasks with an anchor; the others get a schedule by rule and cost no trials."""
         return tuple(t for t in self.tasks if has_anchor(t.dag))
 
+    @property
+    def chain_tasks(self) -> tuple[Task, ...]:
+        return tuple(chain.task for chain in self.chains)
+
 
 def plan_network(network: Network) -> Graph:
     """Fuse the network and extract its tasks."""
     module = fuse_network(network.module)
-    uses = Counter(signature(call) for call in kernel_calls(module))
-    first: dict[str, str] = {}
+    dags, _ = _dags(module)
+    module = merge_calls(module, find_copies(module, dags))
+    dags, refused = _dags(module, dags)
+    sites = Counter(signature(call) for call in kernel_calls(module))
+    names: dict[str, str] = {}
     weights: Counter[str] = Counter()
+    for site, dag in dags.items():
+        if dag.key not in names:
+            names[dag.key] = unique(task_name(site[0], dag), names.values())
+        weights[dag.key] += sites[site]
+    tasks = {d.key: Task(names[d.key], d, weights[d.key]) for d in reversed(dags.values())}
+    tasks = {key: tasks[key] for key in names}
+    opaque = (OpaqueKernel(*site, reason, sites[site]) for site, reason in refused.items())
+    return Graph(
+        # The weights as they were imported are of no more use, and large.
+        replace(network, module=module),
+        module,
+        tuple(tasks.values()),
+        tuple(opaque),
+        {site: tasks[dag.key] for site, dag in dags.items()},
+        _chains(find_chains(module, dags)),
+    )
+
+
+def _dags(
+    module: tvm.IRModule, known: Mapping[Signature, ComputeDAG] | None = None
+) -> tuple[dict[Signature, ComputeDAG], dict[Signature, str]]:
+    """The DAG of every kernel of ``main``, or why it has none."""
     dags: dict[Signature, ComputeDAG] = {}
-    opaque = []
-    for kernel, count in uses.items():
-        function = module[kernel[0]]
+    refused = {}
+    for site in dict.fromkeys(signature(call) for call in kernel_calls(module)):
         try:
-            dag = checked_dag(function, kernel[1])
+            old = (known or {}).get(site)
+            dags[site] = old if old is not None else checked_dag(module[site[0]], site[1])
         except UnsupportedProgram as error:
-            opaque.append(OpaqueKernel(*kernel, str(error), count))
-            continue
-        dags[kernel] = dag
-        if dag.key not in first:
-            first[dag.key] = _unique(task_name(kernel[0], dag), first.values())
-        weights[dag.key] += count
-    tasks: dict[str, Task] = {}
-    for dag in dags.values():
-        tasks.setdefault(dag.key, Task(first[dag.key], dag, weights[dag.key]))
-    by_signature = {kernel: tasks[dag.key] for kernel, dag in dags.items()}
-    # The weights as they were imported are of no more use, and large.
-    fused = replace(network, module=module)
-    return Graph(fused, module, tuple(tasks.values()), tuple(opaque), by_signature)
+            refused[site] = str(error)
+    return dags, refused
+
+
+def _chains(places: Iterable[Place]) -> tuple[Chain, ...]:
+    by_key: dict[str, list[Place]] = {}
+    for place in places:
+        by_key.setdefault(place.dag.key, []).append(place)
+    chains: list[Chain] = []
+    for same in by_key.values():
+        parts = [link.dag for link in same[0].links]
+        name = unique(chain_name(parts), [c.task.name for c in chains])
+        task = Task(name, same[0].dag, len(same), tuple(dag.key for dag in parts))
+        chains.append(Chain(task, tuple(same)))
+    return tuple(chains)
+
+
+def use_chains(graph: Graph, keys: Collection[str]) -> Graph:
+    """``graph`` with one kernel in each place of the chains with these keys."""
+    used = {c.task.key: c for c in graph.chains if c.task.key in keys}
+    module = merge_calls(graph.module, [p for c in used.values() for p in c.places])
+    sites = Counter(signature(call) for call in kernel_calls(module))
+    dags, _ = _dags(module, {site: task.dag for site, task in graph.by_signature.items()})
+    weights: Counter[str] = Counter()
+    for site, dag in dags.items():
+        weights[dag.key] += sites[site]
+    every = {t.key: t for t in (*graph.tasks, *graph.chain_tasks)}
+    tasks = {k: replace(t, weight=weights[k]) for k, t in every.items() if weights[k]}
+    return replace(
+        graph,
+        network=replace(graph.network, module=module),
+        module=module,
+        tasks=tuple(tasks.values()),
+        by_signature={site: tasks[dag.key] for site, dag in dags.items()},
+        chains=tuple(c for c in graph.chains if c.task.key not in used),
+    )
 
 
 def checked_dag(function: tvm.tirx.PrimFunc, constants: tuple[int, ...]) -> ComputeDAG:
@@ -90,63 +149,3 @@ def checked_dag(function: tvm.tirx.PrimFunc, constants: tuple[int, ...]) -> Comp
     if len(dag.inputs) + len(dag.outputs) != len(function.params):
         raise UnsupportedProgram("a parameter is neither read nor written")
     return canonical(dag)
-
-
-def kernel_calls(module: tvm.IRModule) -> list[Any]:
-    """Every ``call_tir`` of ``main``, in program order."""
-    found: list[Any] = []
-
-    def visit(expr: Any) -> None:
-        if is_kernel_call(expr):
-            found.append(expr)
-
-    relax.analysis.post_order_visit(module["main"], visit)
-    return found
-
-
-def is_kernel_call(expr: Any) -> bool:
-    if not isinstance(expr, relax.Call) or not isinstance(expr.op, tvm.ir.Op):
-        return False
-    return bool(expr.op.name == CALL_TIR) and len(expr.args) == 2
-
-
-def signature(call: Any) -> Signature:
-    constants = [i for i, a in enumerate(call.args[1].fields) if isinstance(a, tvm.ir.GenericConst)]
-    return call.args[0].name_hint, tuple(constants)
-
-
-def task_name(function: str, dag: ComputeDAG) -> str:
-    """``conv2d_add_relu 56x56x64 * 3x3x64x64 -> 56x56x64``: operators, large operands, result."""
-    words = [re.sub(r"\d+$", "", w) for w in function.removeprefix("fused_").split("_")]
-    operators = "_".join(w for w in words if w not in ("", "tir"))
-    operands = " * ".join(_shape_text(dag, name) for name in _anchor_operands(dag))
-    return f"{operators} {operands} -> {_shape_text(dag, dag.outputs[0])}"
-
-
-def _unique(name: str, taken: Collection[str]) -> str:
-    same = sum(other == name or other.startswith(f"{name} #") for other in taken)
-    return f"{name} #{same + 1}" if same else name
-
-
-def _anchor_operands(dag: ComputeDAG) -> list[str]:
-    """The inputs that the first stage with a combiner reads, through elementwise stages."""
-    reducing = [s for s in dag.stages if s.combiner is not None]
-    stages = [(reducing or list(dag.stages))[0].name]
-    found: dict[str, None] = {}
-    while stages:
-        for read in dag.stage(stages.pop(0)).reads():
-            if read.tensor in dag.input_by_name:
-                found[read.tensor] = None
-            else:
-                stages.append(read.tensor)
-    used = [t.name for t in dag.inputs if t.name in found]
-    return used[:2] or [t.name for t in dag.inputs[:1]]
-
-
-def _shape_text(dag: ComputeDAG, name: str) -> str:
-    """Extents joined by ``x``; leading ones are left out, except of constants."""
-    extents = list(dag.shape_of(name))
-    source = dag.input_by_name.get(name)
-    while len(extents) > 1 and extents[0] == 1 and not (source and source.constant):
-        extents = extents[1:]
-    return "x".join(str(e) for e in extents) or "scalar"

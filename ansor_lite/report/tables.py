@@ -42,8 +42,13 @@ TASK_TITLES = ("task", "uses", "GFLOP", "bytes", "FLOP/byte", "schedule")
 
 
 def task_rows(graph: Graph) -> list[tuple[str, ...]]:
-    """Every subgraph of a network: searched, scheduled by rule, or left to TVM with the reason."""
-    tunable = {task.key for task in graph.tunable}
+    """Every subgraph of a network: searched, scheduled by rule, or left to TVM with the reason.
+
+    Chains come last: they run instead of the subgraphs that they are made of where they are faster.
+    """
+    schedules = {t.key: "search" for t in graph.tunable} | {
+        t.key: f"search, against {len(t.parts)} of the above" for t in graph.chain_tasks
+    }
     rows: list[tuple[str, ...]] = [
         (
             task.name,
@@ -51,9 +56,9 @@ def task_rows(graph: Graph) -> list[tuple[str, ...]]:
             f"{task.flop / 1e9:.4f}",
             bytes_text(task.bytes),
             f"{task.flop / task.bytes:.1f}",
-            "search" if task.key in tunable else "by rule",
+            schedules.get(task.key, "by rule"),
         )
-        for task in graph.tasks
+        for task in (*graph.tasks, *graph.chain_tasks)
     ]
     for opaque in graph.opaque:
         rows.append((opaque.name, str(opaque.weight), "-", "-", "-", f"default: {opaque.reason}"))
