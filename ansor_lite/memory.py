@@ -24,7 +24,8 @@ def arena(size: int) -> Array:
     """``size`` zero bytes, from a page's start on; from a huge page's where Linux has them."""
     huge = size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE")
     spare = HUGE_PAGE if huge else 0
-    memory = mmap.mmap(-1, max(size + spare, 1))
+    # Memory that could be shared with a child is a file to Linux, which gives that no huge pages.
+    memory = mmap.mmap(-1, max(size + spare, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge:
         memory.madvise(mmap.MADV_HUGEPAGE)
     raw = np.frombuffer(memory, np.uint8)
