@@ -8,14 +8,14 @@ from schedules.plan import Access, stage_accesses
 
 
 def has_data_reuse(stage: Stage) -> bool:
-    """It reduces, and some read does not change with a spatial axis of extent > 1.
+    """It reduces, and a read that changes along the reduction is the same for several results.
 
-    Ansor's ``NeedsMultiLevelTiling`` (OSDI'20, section 4.1, rule 3).
+    Ansor's ``NeedsMultiLevelTiling`` (OSDI'20, section 4.1, rule 3), but for reads that no step of
+    the reduction changes: they are held, not used again.
     """
-    if stage.combiner is None:
-        return False
     spatial = {a.name for a in stage.spatial if a.extent > 1}
-    return any(spatial - axes_of(read) for read in stage.reads())
+    reduced = {a.name for a in stage.reduce}
+    return any(spatial - axes_of(r) and reduced & axes_of(r) for r in stage.reads())
 
 
 def has_anchor(dag: ComputeDAG) -> bool:

@@ -15,7 +15,6 @@ from search_space.draft import Draft
 from search_space.factors import register_tiles
 from search_space.tiling import (
     UNROLL_WHOLE,
-    UNROLLED_VECTORS,
     lanes_for,
     tile_pair,
     vector_steps,
@@ -49,7 +48,6 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
             fused = fused.loop(
                 ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0"),
                 *vector_steps(producer, hardware),
-                *_small_scope(producer, prefix, hardware),
             ).place(producer.name)
     return (fused.called("rows-fused"), plain)
 
@@ -209,16 +207,6 @@ def _accumulate_at(
         Annotate(accumulator.name, (f"{axis.name}.1",), "vectorize"),
         Scope(accumulator.name, "local"),
     ]
-
-
-def _small_scope(producer: Stage, prefix: tuple[str, ...], hardware: Hardware) -> list[Step]:
-    """Registers for partial results: a few vectors for each row."""
-    wide = [a for a in producer.spatial if a.extent > 1]
-    few = wide and wide[-1] is producer.spatial[-1] and len(wide) <= len(prefix) + 1
-    if producer.combiner is None or not few:
-        return []
-    vectors = producer.spatial[-1].extent // hardware.lanes(dtype_bytes_of(producer))
-    return [Scope(producer.name, "local")] if 1 <= vectors <= UNROLLED_VECTORS else []
 
 
 def enough_axes(stage: Stage, names: list[str], hardware: Hardware) -> list[str]:
