@@ -73,8 +73,8 @@ def build(model: Path, log: Path, threads: int, arguments: argparse.Namespace) -
     Raises :class:`CommandFailure`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    library = log.parent / f"{model.stem}.{threads}.so"
     exact = ["--exact"] if arguments.exact else []
+    library = log.parent / f"{model.stem}.{threads}{'.exact' if exact else ''}.so"
     words = [model, "--log", log, "-o", library, "--threads", threads, *exact]
     facts: dict[str, Any] = {
         "tuned": not arguments.no_tune,

@@ -52,6 +52,7 @@ NO_NETWORKS = {"torch": "an ONNX file holds no torch model; benchmarks.operators
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 also for slow, void or failed networks; 2 for bad input."""
     arguments = _parser().parse_args(argv)
+    arguments.output = arguments.output or default_output(arguments.exact)
     try:
         models = [resolve_model(name, arguments.model_dir) for name in arguments.models]
         logs = [log_of(model, arguments) for model in models]
@@ -77,9 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--turn", type=float, default=0.2, help="seconds of one runtime's turn")
     parser.add_argument("--attempts", type=int, default=1, help="repeat void timings this often")
-    parser.add_argument("--output", type=Path, default=RESULTS / "networks.json")
+    parser.add_argument("--output", type=Path, help="default: networks.json among the results")
     parser.add_argument("--append", action="store_true", help="keep other networks of --output")
     return parser
+
+
+def default_output(exact: bool) -> Path:
+    """Runs with and without algorithms that change rounding do not overwrite each other."""
+    return RESULTS / ("networks-exact.json" if exact else "networks.json")
 
 
 def _earlier(arguments: argparse.Namespace, models: Sequence[Path]) -> list[dict[str, Any]]:
@@ -105,6 +111,7 @@ def _fill(entry: dict[str, Any], model: Path, log: Path, arguments: argparse.Nam
     """Build, check, time. What was found before a failure stays in ``entry``."""
     built = build(model, log, arguments.threads, arguments)
     entry["building"] = built.facts
+    entry["batch"] = max((i.shape[0] for i in built.manifest.inputs if i.shape), default=1)
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         inputs = folder / "inputs.npz"

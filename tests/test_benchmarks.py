@@ -22,6 +22,7 @@ from benchmarks import (
     building,
     candidates,
     comparing,
+    markdown,
     networks,
     operator_peers,
     operator_table,
@@ -383,6 +384,36 @@ def test_the_picture_is_drawn_from_the_result(tmp_path: Path) -> None:
 def test_a_picture_needs_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plot.main([str(tmp_path / "none.json"), str(tmp_path / "none.png")]) == 2
     assert "no result of networks" in capsys.readouterr().err
+
+
+def test_the_table_shows_every_network_memory_and_failures_with_their_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = entry("fast", ours=0.010, onnxruntime=0.020, openvino=0.030) | {"batch": 1}
+    fast["run_peak_bytes"] = {comparing.OURS: 5e6, "onnxruntime": 9e6, "openvino": 7e6}
+    fast["building"] = {"compile_peak_bytes": 44e6, "default_lowered": {"sort": "no rule fits"}}
+    batch = entry("batch", ours=1.0, onnxruntime=3.0) | {"batch": 16}
+    failed = {"name": "failed", "failure": "operator Foo is unknown"}
+    result = {"networks": [failed, batch, fast]}
+    path = write_result("networks", {}, result, tmp_path / "networks.json")
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter\n")
+    assert markdown.main([str(path), "--into", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert "| fast | 10 | 20 | 30 | 2.00 [2.00, 2.00] |" in text and "| 5 / 7 | 44 |" in text
+    assert "| failed | failed: operator Foo is unknown |" in text
+    assert "of 1, batch 1 |  |  |  | 2.00" in text and "of 1, batch 16 |  |  |  | 3.00" in text
+    assert "- fast: sort is unscheduled, no rule fits" in text
+    page.write_text("no marks")
+    assert markdown.main([str(path), "--into", str(page)]) == 2
+    assert "has no place for the table" in capsys.readouterr().err
+
+
+def test_runs_without_rounding_algorithms_have_a_file_of_their_own() -> None:
+    assert networks.default_output(exact=True) != networks.default_output(exact=False)
 
 
 # ------------------------------------------------------------------ whole commands, tiny
