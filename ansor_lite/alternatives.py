@@ -29,13 +29,13 @@ class Alternative:
 
 
 def alternatives_of(tasks: Iterable[Task]) -> tuple[Alternative, ...]:
-    """What each chain among ``tasks`` stands against. Raises ``KeyError`` for a missing part."""
+    """What each chain among ``tasks`` stands against; nothing without all of its parts there."""
     tasks = tuple(tasks)
     position = {task.key: i for i, task in enumerate(tasks)}
     return tuple(
         Alternative(i, tuple(position[key] for key in task.parts))
         for i, task in enumerate(tasks)
-        if task.parts
+        if task.parts and position.keys() >= set(task.parts)
     )
 
 

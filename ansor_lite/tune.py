@@ -292,7 +292,7 @@ def _searchable(
 ) -> list[Task]:
     """The tasks that some rule schedules; a warning names each other one with the reason.
 
-    Chains are left out where no sketch brings their kernels together, or a part is left out.
+    Chains are left out where no sketch brings their kernels together.
     """
     hardware = target.hardware()
     kept = []
@@ -303,13 +303,7 @@ def _searchable(
             on_event(TuningWarning(f"{task.name} runs unscheduled: {error}"))
         else:
             kept.append(task)
-    keys = {task.key for task in kept}
-    return [
-        task
-        for task in kept
-        if not task.parts
-        or (keys.issuperset(task.parts) and brings_together(task, hardware, exact))
-    ]
+    return [t for t in kept if not t.parts or brings_together(t, hardware, exact)]
 
 
 def brings_together(chain: Task, hardware: Hardware, exact: bool) -> bool:
