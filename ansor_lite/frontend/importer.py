@@ -10,7 +10,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import onnx
 import tvm
 from onnx import helper
@@ -22,6 +21,7 @@ from ansor_lite.frontend.network import Network, TensorInfo
 from ansor_lite.frontend.onnx_file import read_model
 from ansor_lite.frontend.onnx_graph import OnnxGraph
 from ansor_lite.frontend.onnx_rewrites import simplify
+from ansor_lite.graph.expressions import stored
 
 # What the importer raises for a node it cannot convert, besides its own errors.
 IMPORT_ERRORS = (
@@ -70,9 +70,7 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
 
     def _parse_graph_initializers(self, graph: onnx.GraphProto) -> None:
         for name in self.constants.used_constants():
-            value = self.constants.take(name)
-            shaped = np.ascontiguousarray(value).reshape(value.shape)  # a scalar has no dimension
-            self._nodes[name] = relax.const(shaped, str(shaped.dtype))
+            self._nodes[name] = stored(self.constants.take(name))
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         self.at = (op_name, attrs["tvm_custom"]["name"])

@@ -16,7 +16,14 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from ansor_lite.graph.expressions import constant, numbers, operator, shape_of, static_shape
+from ansor_lite.graph.expressions import (
+    constant,
+    numbers,
+    operator,
+    shape_of,
+    static_shape,
+    stored,
+)
 from ansor_lite.graph.fold import rewrite_main
 from ansor_lite.graph.shuffles import Runs, runs_of, shuffle_of
 from ansor_lite.layers import Layer
@@ -132,7 +139,7 @@ class _Split(relax.PyExprMutator):  # type: ignore[misc]
         channels = layer.channels(ci, weight.shape[-1] * groups, groups)
         layer.sum_phases(n, dict(zip(names, sizes, strict=True)), channels, dimensions)
         weight = weight.reshape(*weight.shape[:-2], *channels.weight)
-        whole = self._result(call, call.args[0], layer, _stored(weight), shape)
+        whole = self._result(call, call.args[0], layer, stored(weight), shape)
         if tuple(shape) == shape_of(call):
             return whole
         starts = [0, *(d.start for d in dimensions[:-1]), last.start, 0]
@@ -165,11 +172,7 @@ def _by_run(weight: NDArray[Any], runs: Runs) -> Any:
     stacked = np.stack(parts, axis=len(kernel))
     if runs.rows.shape[1] == 1:
         stacked = stacked.squeeze(len(kernel) + 1)
-    return _stored(stacked)
-
-
-def _stored(weight: NDArray[Any]) -> Any:
-    return relax.const(np.ascontiguousarray(weight), FLOAT)
+    return stored(stacked)
 
 
 def _is_grouped(call: Any) -> bool:

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from ansor_lite.graph.movement import Movement, stay
@@ -27,8 +29,15 @@ def operator(value: Any) -> str:
 
 
 def constant(value: Any) -> Any:
-    """The numpy array that ``value`` is, or ``None``."""
-    return value.value.numpy() if isinstance(value, tvm.ir.GenericConst) else None
+    """The numpy array that ``value`` is (not a copy), or ``None``."""
+    return np.from_dlpack(value.value) if isinstance(value, tvm.ir.GenericConst) else None
+
+
+def stored(array: NDArray[Any]) -> Any:
+    """``array`` as a constant: one copy, where ``relax.const`` takes two and weights are large."""
+    tensor = tvm.runtime.empty(array.shape, array.dtype.name)
+    np.copyto(np.from_dlpack(tensor), array)
+    return relax.const(tensor)
 
 
 def numbers(values: Any) -> tuple[int, ...]:

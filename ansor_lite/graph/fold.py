@@ -12,6 +12,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from ansor_lite.graph.expressions import constant, stored
+
 Array = NDArray[Any]
 Fold = Callable[[Any, list[Any]], Array]
 
@@ -71,12 +73,12 @@ class _Folder(relax.PyExprMutator):  # type: ignore[misc]
         values = [self._value(a) for a in call.args]
         if any(v is None for v in values) or not _worth_folding(call, values):
             return call
-        return relax.const(np.ascontiguousarray(fold(call, values)), str(call.ty.dtype))
+        return stored(np.asarray(fold(call, values)).astype(str(call.ty.dtype), copy=False))
 
     def _value(self, argument: Any) -> Any:
         bound = self.lookup_binding(argument) if isinstance(argument, relax.Var) else argument
-        if isinstance(bound, tvm.ir.GenericConst):
-            return bound.value.numpy()
+        if (value := constant(bound)) is not None:
+            return value
         if isinstance(bound, relax.ShapeExpr) and _is_static(bound.values):
             return _shape(bound.values)
         return None

@@ -24,6 +24,7 @@ from ansor_lite.graph.expressions import (
     operator,
     shape_of,
     static_shape,
+    stored,
 )
 from ansor_lite.graph.fold import rewrite_main
 from ansor_lite.graph.simplify import BINARY, UNARY
@@ -100,7 +101,7 @@ class _Sink(relax.PyExprMutator):  # type: ignore[misc]
             if i == side or value is None or value.size == 1:
                 continue
             if value.shape[-1] > 1:
-                operands[i] = self._constant(value[..., shuffle.places])
+                operands[i] = stored(value[..., shuffle.places])
         if not all(i == side or constant(o) is not None for i, o in enumerate(operands)):
             return call
         return self._shuffled(relax.Call(call.op, operands, call.attrs, call.ty_args), shuffle)
@@ -112,10 +113,10 @@ class _Sink(relax.PyExprMutator):  # type: ignore[misc]
             return call
         groups, places = int(call.attrs.groups), shuffle.places
         if groups == 1:
-            weight = self._constant(weight[..., places, :])
+            weight = stored(weight[..., places, :])
             return relax.Call(call.op, [shuffle.source, weight], call.attrs, call.ty_args)
         if weight.shape[-2] == 1 and weight.shape[-1] == groups:
-            weight = self._constant(weight[..., places])
+            weight = stored(weight[..., places])
             moved = relax.Call(call.op, [shuffle.source, weight], call.attrs, call.ty_args)
             return self._shuffled(moved, shuffle)
         return call
@@ -129,9 +130,6 @@ class _Sink(relax.PyExprMutator):  # type: ignore[misc]
         axes = [*range(rank), *(rank + a for a in shuffle.axes)]
         turned = self._emit(relax.op.permute_dims(split, axes))
         return relax.op.reshape(turned, [*outer, channels])
-
-    def _constant(self, value: NDArray[Any]) -> Any:
-        return relax.const(np.ascontiguousarray(value), str(value.dtype))
 
     def _emit(self, value: Any) -> Any:
         return self.builder_.emit(self.builder_.normalize(value))

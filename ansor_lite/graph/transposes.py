@@ -16,6 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
+from ansor_lite.graph.expressions import stored
 from ansor_lite.graph.fold import rewrite_main
 from ansor_lite.graph.simplify import BINARY, UNARY
 
@@ -81,12 +82,11 @@ class _Sink(relax.PyExprMutator):  # type: ignore[misc]
 
 def _untransposed(constant: Any, axes: list[int]) -> Transposed | None:
     """``constant`` such that transposed by ``axes`` it broadcasts as before."""
-    value = constant.value.numpy()
+    value = np.from_dlpack(constant.value)
     if value.ndim > len(axes):
         return None
     full = value.reshape((1,) * (len(axes) - value.ndim) + value.shape)
-    moved = np.ascontiguousarray(np.transpose(full, np.argsort(axes)))
-    return relax.const(moved, str(constant.ty.dtype)), axes
+    return stored(np.transpose(full, np.argsort(axes))), axes
 
 
 def _same_shape(value: Any, other: Any) -> bool:

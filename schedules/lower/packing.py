@@ -13,6 +13,9 @@ from schedules.evaluate import evaluate
 from schedules.lower.linear import Positions
 from schedules.plan import Access, Loop, StagePlan
 
+# In how many parts a constant is packed.
+PARTS = 16
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -26,13 +29,26 @@ class Packing:
     indices: tuple[NDArray[np.int64], ...]
     program: ComputeDAG | None = None
 
-    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The packed copy of ``array``, C-contiguous."""
+    def apply(self, array: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The packed copy of ``array``, C-contiguous; written to ``out`` where that is given.
+
+        Part by part: NumPy gathers into memory of its own, and weights may be large.
+        """
         if self.program is not None:
             (name,) = self.program.outputs
             array = evaluate(self.program, {self.program.inputs[0].name: array})[name]
-        packed: NDArray[Any] = np.broadcast_to(array[self.indices], self.shape).copy()
+        packed = np.empty(self.shape, array.dtype) if out is None else out
+        longest = int(np.argmax(self.shape)) if self.shape else 0
+        for part in _parts(self.shape[longest] if self.shape else 1):
+            here = (slice(None),) * longest + (part,)
+            picked = tuple(i[here] if i.ndim and i.shape[longest] > 1 else i for i in self.indices)
+            packed[here if self.shape else ...] = array[picked]
         return packed
+
+
+def _parts(extent: int) -> list[slice]:
+    step = -(-extent // PARTS)
+    return [slice(start, start + step) for start in range(0, extent, step)]
 
 
 def unpacked_constant(shape: tuple[int, ...]) -> Packing:
