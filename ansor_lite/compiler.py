@@ -43,6 +43,7 @@ from ansor_lite.tasks import Task
 from ansor_lite.workspaces import exposed
 from schedules.errors import ScheduleError
 from schedules.lower import lower
+from schedules.lower.packing import Packing
 from schedules.steps import Step
 
 StepsFor = Callable[[Task], tuple[Step, ...] | None]
@@ -54,7 +55,7 @@ class Kernel:
 
     function: tvm.tirx.PrimFunc
     info: KernelInfo
-    packs: Mapping[int, Any] = field(default_factory=dict)
+    packs: Mapping[int, Packing] = field(default_factory=dict)
 
 
 def compile(
@@ -241,7 +242,7 @@ class _UseKernels(relax.PyExprMutator):  # type: ignore[misc]
         kernel = self.kernels[signature(call)]
         args = list(call.args[1].fields)
         for position, pack in kernel.packs.items():
-            args[position] = relax.const(pack.apply(np.from_dlpack(args[position].value)))
+            args[position] = _packed(pack, args[position])
         result = call.ty_args[0]
         types = list(result.fields) if isinstance(result, relax.TupleType) else result
         return relax.call_tir(self._variable(kernel), relax.Tuple(args), types)
@@ -252,6 +253,13 @@ class _UseKernels(relax.PyExprMutator):  # type: ignore[misc]
             scheduled = kernel.function.with_attr("tirx.is_scheduled", True)
             self.variables[symbol] = self.builder_.add_func(scheduled, symbol)
         return self.variables[symbol]
+
+
+def _packed(pack: Packing, constant: Any) -> Any:
+    """The constant as its kernel reads it, copied once."""
+    tensor = tvm.runtime.empty(pack.shape, str(constant.ty.dtype))
+    pack.apply(np.from_dlpack(constant.value), np.from_dlpack(tensor))
+    return relax.const(tensor)
 
 
 def _with_kernels(graph: Graph, kernels: dict[Signature, Kernel]) -> tvm.IRModule:
