@@ -227,7 +227,7 @@ class LocalWorkers:
         return self._homes[program.handle][0] is worker
 
     def _forget(self) -> None:
-        """Drop programs that were built and never run."""
+        """Drop the programs of the last build."""
         self._timed = None
         if self._homes:
             for worker in self._workers:

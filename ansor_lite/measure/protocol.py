@@ -85,7 +85,7 @@ class Builder(Protocol):
 
 
 class Runner(Protocol):
-    """Times programs one at a time, and forgets them.
+    """Times programs one at a time, as often as wanted until others are built.
 
     ``best_seconds``: of the task so far; a program that is much slower stops early.
     """
@@ -121,9 +121,10 @@ class Measurer:
     def remeasure(self, candidates: Sequence[Candidate], rounds: int = 3) -> list[Measurement]:
         """Time candidates of one task again, alternately, so that drift hits all of them alike.
 
-        The result of a candidate has the repeats of all its rounds, or its first failure.
+        Each is built once. Its result has the repeats of all its rounds, or its first failure.
         """
-        turns = [self.measure(candidates) for _ in range(rounds)]
+        built = self.builder.build(candidates)
+        turns = [self.runner.run(candidates, built, None) for _ in range(rounds)]
         return [_joined(results) for results in zip(*turns, strict=True)]
 
     def check(self, candidate: Candidate) -> Measurement:
@@ -139,6 +140,6 @@ def _joined(results: Sequence[Measurement]) -> Measurement:
         Status.OK,
         tuple(s for r in results for s in r.seconds),
         "",
-        sum(r.build_seconds for r in results),
+        results[0].build_seconds,
         sum(r.run_seconds for r in results),
     )

@@ -36,6 +36,9 @@ MAX_SECONDS = 0.5
 HOPELESS = 4.0
 # ... but less than this is too little to call anything slow: one interrupt takes as long.
 MIN_SLOW_SECONDS = 2e-3
+# Elements of an array that are drawn, and then repeated: half a gigabyte of weights takes seconds.
+# A prime, so that no row of another length meets the same numbers.
+DRAWN = 4_000_037
 Array = NDArray[Any]
 
 
@@ -154,8 +157,11 @@ def random_array(
 ) -> Array:
     """Standard normal floats (their magnitude plus 0.1 if ``positive``), or small integers.
 
-    Wide integers are 0 or 1: they may index a table of two rows.
+    Wide integers are 0 or 1: they may index a table of two rows. A large array repeats itself.
     """
+    size = prod(shape)
+    if size > DRAWN:
+        return np.resize(random_array(rng, (DRAWN,), dtype, positive), shape)
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     if "float" not in dtype:

@@ -66,7 +66,7 @@ class Worker:
         return {}
 
     def run(self, request: Message) -> Message:
-        program = self.programs.pop(request["handle"])
+        program = self.programs[request["handle"]]
         self.timed = (request["handle"], program)
         inputs = self._timing(program.task)
         seconds, slow = time_program(program, inputs, request["limit"], self.wake)

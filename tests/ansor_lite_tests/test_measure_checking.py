@@ -9,7 +9,14 @@ from toy_tasks import F32, at, elementwise, scaled
 
 from ansor_lite.measure.checking import Checking, deviation, telling
 from ansor_lite.measure.recent import Recent
-from ansor_lite.measure.timing import Program, enough, is_slow, random_array, rng_of
+from ansor_lite.measure.timing import (
+    DRAWN,
+    Program,
+    enough,
+    is_slow,
+    random_array,
+    rng_of,
+)
 from ansor_lite.target import native
 from ansor_lite.tasks import Task
 from schedules.expr import Call, Const
@@ -82,3 +89,9 @@ def test_fast_programs_are_repeated_more_often_than_slow_ones() -> None:
     assert not enough([1e-5] * 9) and enough([1e-5] * 10)
     assert not enough([0.02] * 2) and enough([0.02] * 3)
     assert enough([0.6])
+
+
+def test_large_arrays_repeat_what_was_drawn() -> None:
+    values = random_array(rng_of("a"), (3, DRAWN), "float32")
+    assert values.shape == (3, DRAWN) and values.dtype == np.float32
+    assert np.array_equal(values[0], values[2]) and np.std(values[0]) > 0.9

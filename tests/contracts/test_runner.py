@@ -56,3 +56,9 @@ def test_a_right_program_passes_its_check(measurer: Measurer) -> None:
 def test_timing_again_joins_the_repeats_of_all_rounds(measurer: Measurer) -> None:
     [first, second] = measurer.remeasure([tiled(TASK, 4), tiled(TASK, 8)], rounds=2)
     assert first.ok and len(first.seconds) >= 6 and second.ok
+
+
+def test_a_program_runs_as_often_as_wanted(measurer: Measurer) -> None:
+    candidate = tiled(TASK, 8)
+    built = measurer.builder.build([candidate])
+    assert all(measurer.runner.run([candidate], built, None)[0].ok for _ in range(2))
