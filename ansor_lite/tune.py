@@ -48,6 +48,7 @@ from cost_model.xgb import XGBModel
 from schedules.errors import ScheduleError
 from schedules.hardware import Hardware
 from schedules.nest import all_effective_steps
+from schedules.sketch import Sketch
 from schedules.steps import Step
 from search_space.sketch_generation import default_steps, generate_sketches
 
@@ -55,8 +56,6 @@ if TYPE_CHECKING:
     from ansor_lite.frontend.importer import Model
     from ansor_lite.runtime import CompiledModule
 
-# In the names of sketches whose nest holds several accumulations (``search_space/chains.py``).
-CHAIN_LABEL = "chain"
 # Share of a time limit, and seconds per task, that compiling the network may take at the end.
 COMPILE_SHARE, COMPILE_SECONDS = 0.05, 0.15
 # Seconds per task for timing the winners again.
@@ -303,13 +302,31 @@ def _searchable(
             on_event(TuningWarning(f"{task.name} runs unscheduled: {error}"))
         else:
             kept.append(task)
-    return [t for t in kept if not t.parts or brings_together(t, hardware, exact)]
+    by_key = {task.key: task for task in kept}
+    return [t for t in kept if not t.parts or _brings_together(t, by_key, hardware, exact)]
 
 
-def brings_together(chain: Task, hardware: Hardware, exact: bool) -> bool:
-    """Whether some sketch of a chain is more than its kernels one after the other."""
-    sketches = generate_sketches(chain.dag, hardware, exact=exact)
-    return any(CHAIN_LABEL in sketch.name.split("/") for sketch in sketches)
+def _brings_together(
+    chain: Task, tasks: Mapping[str, Task], hardware: Hardware, exact: bool
+) -> bool:
+    """Whether some sketch of a chain is more than the nests of its parts, one after the other."""
+    parts = [tasks[key] for key in chain.parts if key in tasks]
+    together = sketches_of(chain, hardware, exact)
+    apart = sum(_nests(sketches_of(part, hardware, exact)[0]) for part in parts)
+    return len(parts) < len(chain.parts) or _nests(together[0]) < apart
+
+
+def sketches_of(task: Task, hardware: Hardware, exact: bool) -> tuple[Sketch, ...]:
+    """The sketches to search; of a chain those with the fewest nests, which tasks apart lack."""
+    sketches = generate_sketches(task.dag, hardware, exact=exact)
+    if not task.parts:
+        return sketches
+    fewest = min(_nests(sketch) for sketch in sketches)
+    return tuple(sketch for sketch in sketches if _nests(sketch) == fewest)
+
+
+def _nests(sketch: Sketch) -> int:
+    return sum(stage.attached is None for stage in sketch.plan.stages)
 
 
 def task_state(task: Task, index: int, target: Target, options: TuningOptions) -> TaskState:
@@ -321,7 +338,7 @@ def task_state(task: Task, index: int, target: Target, options: TuningOptions) -
         generations=options.generations,
         random_share=options.epsilon,
     )
-    sketches = generate_sketches(task.dag, hardware, exact=options.exact)
+    sketches = sketches_of(task, hardware, options.exact)
     search = TaskSearch(sketches, default, settings, all_effective_steps)
     return TaskState(task, index, search, search.candidate(default).steps)
 

@@ -42,7 +42,7 @@ LEAST_GAIN = 0.05
 # ... and least size of it: what is smaller stays in the cache of a core anyway.
 LEAST_BYTES = 1024 * 1024
 # Rows of a block, about. What is read across the borders of blocks is computed twice.
-BLOCK_ROWS = 8
+BLOCK_ROWS = 16
 # A copy is read through where a pixel (what lies together) has at most so many elements: vectors
 # run along other axes then, and every element is loaded by itself.
 FEW_CHANNELS = 4
@@ -207,13 +207,15 @@ def _overlap_of_blocks(stage: Stage, tensor: str) -> float | None:
     rows = spatial - {stage.spatial[-1].name}
     if len(indices) < len(found) or not any(_moving(i, rows) for i in indices):
         return None
-    shares: list[float] = []
+    first = next(axis.name for axis in stage.spatial if axis.name in spatial)
+    share = 0.0
     for index in indices:
         window = 1 + sum(abs(c) * (extents[n] - 1) for n, c in index.terms if n not in spatial)
         for name, stride in _moving(index, spatial):
-            block = min(BLOCK_ROWS, extents[name]) * abs(stride)
-            shares.append(max(0, window - abs(stride)) / block)
-    return max(shares)
+            if name == first or extents[name] > BLOCK_ROWS:
+                block = min(BLOCK_ROWS, extents[name]) * abs(stride)
+                share = max(share, (window - abs(stride)) / block)
+    return share
 
 
 def _moving(index: Affine, axes: set[str]) -> list[tuple[str, int]]:
