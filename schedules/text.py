@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.expr import Axis, Call, Const, Expr, Read
+from schedules.expr import Axis, Call, Const, Expr, Read, walk
 from schedules.nest import Follower
 from schedules.plan import Loop, Plan, StagePlan
 from schedules.sketch import Sketch
@@ -136,7 +136,25 @@ def _pack_text(pack: Pack, where: str) -> str:
 def _statement(plan: StagePlan) -> str:
     stage = plan.stage
     target = ", ".join(a.name for a in stage.spatial)
-    return f"{stage.name}[{target}] {_UPDATE[stage.combiner]} {expression_text(stage.body)}"
+    return f"{stage.name}[{target}] {_UPDATE[stage.combiner]} {_body_text(stage.body)}"
+
+
+def _body_text(body: Expr) -> str:
+    """The expression; of one with a piece for every value of an axis, only what it is made of."""
+    axis, count = _pieces(body)
+    if count < 3:
+        return expression_text(body)
+    reads = dict.fromkeys(node.tensor for node in walk(body) if isinstance(node, Read))
+    return f"one of {count} expressions of {', '.join(reads)}, by {axis}"
+
+
+def _pieces(expr: Expr) -> tuple[str, int]:
+    """The axis that picks a piece, and how many there are."""
+    match expr:
+        case Call("select", (Call("eq", (Axis(name), Const()), _), _, rest), _):
+            axis, count = _pieces(rest)
+            return name, 1 + (count if axis in ("", name) else 1)
+    return "", 1
 
 
 def expression_text(expr: Expr, nested: bool = False) -> str:

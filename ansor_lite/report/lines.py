@@ -62,8 +62,10 @@ def _start_line(progress: Progress) -> str:
 
 
 def _batch_line(event: BatchMeasured, progress: Progress, peak: float | None) -> str:
-    share = share_text(event.gflops, peak)
-    speed = f"{rate_text(event.gflops)} GFLOP/s" + (f" ({share} of peak)" if peak else "")
+    share = f"{share_text(event.gflops, peak)} of peak"
+    if peak and event.gflops > peak:
+        share += " by the operations of the direct algorithm"
+    speed = f"{rate_text(event.gflops)} GFLOP/s" + (f" ({share})" if peak else "")
     parts = [
         f"[{duration_text(event.spent)}] {event.task}: {seconds_text(event.best)}, {speed}",
         count_text(event.trials, "trial"),

@@ -13,11 +13,12 @@ from rich.text import Text
 from ansor_lite.events import Event
 from ansor_lite.report.progress import Progress, TaskRow, advance
 from ansor_lite.report.text import (
+    BEYOND_PEAK,
     count_text,
     duration_text,
+    peak_text,
     rate_text,
     seconds_text,
-    share_text,
 )
 
 # Lines of the screen that are not rows of the table.
@@ -82,6 +83,8 @@ def tuning_table(
         table.add_row(*_cells(row, peak_gflops))
     hidden = len(progress.rows) - len(shown)
     more = [Text(f"... and {count_text(hidden, 'more task')}", style="dim")] if hidden else []
+    if any(peak_gflops and row.gflops > peak_gflops for row in shown):
+        more.append(Text(BEYOND_PEAK, style="dim"))
     return Group(table, *more, *map(Text, summary_lines(progress, since)))
 
 
@@ -98,7 +101,7 @@ def _cells(row: TaskRow, peak_gflops: float | None) -> tuple[str, ...]:
         str(row.failures or ""),
         seconds_text(row.best),
         rate_text(row.gflops),
-        share_text(row.gflops, peak_gflops),
+        peak_text(row.gflops, peak_gflops),
         row.state,
     )
 

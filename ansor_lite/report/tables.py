@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ansor_lite.report.text import bytes_text, rate_text, seconds_text, share_text
+from ansor_lite.report.text import bytes_text, peak_text, rate_text, seconds_text, share_text
 
 if TYPE_CHECKING:
     from ansor_lite.graph.plan import Graph
@@ -80,7 +80,10 @@ PROFILE_TITLES = ("kernel", "calls", "time", "share", "GFLOP/s", "of peak", "GB/
 
 
 def profile_rows(times: Sequence[KernelTime], peak: Peak | None) -> list[tuple[str, ...]]:
-    """Every kernel with the time of all its calls, slowest first. ``GB/s``: least bytes moved."""
+    """Every kernel with the time of all its calls, slowest first. ``GB/s``: least bytes moved.
+
+    ``*`` marks more than the peak: operations are counted as those of the direct algorithm.
+    """
     total = sum(t.seconds for t in times)
     gflops_peak = peak.gflops if peak else None
     return [
@@ -90,7 +93,7 @@ def profile_rows(times: Sequence[KernelTime], peak: Peak | None) -> list[tuple[s
             seconds_text(t.seconds),
             share_text(t.seconds, total),
             rate_text(t.gflops),
-            share_text(t.gflops, gflops_peak),
+            peak_text(t.gflops, gflops_peak),
             rate_text(t.kernel.bytes * t.calls / t.seconds / 1e9 if t.seconds else 0.0),
             _origin(t),
         )

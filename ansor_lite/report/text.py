@@ -37,6 +37,17 @@ def share_text(value: float, peak: float | None) -> str:
     return f"{value / peak:.0%}" if peak and value > 0 else "-"
 
 
+# Where more than the peak is shown: algorithms such as Winograd's multiply less than is counted.
+BEYOND_PEAK = (
+    "* operations are counted as those of the direct algorithm; peak measured at the start"
+)
+
+
+def peak_text(gflops: float, peak: float | None) -> str:
+    """Share of the peak, with a mark (see :data:`BEYOND_PEAK`) when it is more than all of it."""
+    return share_text(gflops, peak) + "*" * (peak is not None and gflops > peak)
+
+
 def count_text(count: int, noun: str) -> str:
     """``1 task``, ``2 tasks``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

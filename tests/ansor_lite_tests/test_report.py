@@ -23,7 +23,14 @@ from ansor_lite.events import (
 from ansor_lite.report.lines import LineReport
 from ansor_lite.report.live import LiveReport, tuning_table
 from ansor_lite.report.progress import Progress, advance
-from ansor_lite.report.text import bytes_text, duration_text, rate_text, seconds_text, share_text
+from ansor_lite.report.text import (
+    BEYOND_PEAK,
+    bytes_text,
+    duration_text,
+    rate_text,
+    seconds_text,
+    share_text,
+)
 
 BATCH = BatchMeasured("first", 0, 1, 1, 1, 0.002, 50.0, 0.010, 0.008, 12.0, 78.0)
 EVENTS: list[Event] = [
@@ -98,6 +105,17 @@ def test_a_long_table_says_what_it_hides() -> None:
     text = table_text(after(TuningStarted(tasks, 0, 0)), rows=5)
     assert "... and 35 more tasks" in text
     assert text.count("task") == 5 + 2
+
+
+def test_more_than_the_peak_is_explained() -> None:
+    progress = after(*EVENTS[:8])
+    assert BEYOND_PEAK in table_text(progress, peak=40.0) and "125%*" in table_text(progress, 40.0)
+    assert BEYOND_PEAK not in table_text(progress, peak=100.0)
+    lines: list[str] = []
+    with LineReport(lines.append, 40.0) as report:
+        for event in EVENTS:
+            report(event)
+    assert any("125% of peak by the operations of the direct algorithm" in line for line in lines)
 
 
 def test_without_a_peak_there_is_no_share() -> None:

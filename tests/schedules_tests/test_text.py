@@ -52,3 +52,14 @@ def test_expressions_are_infix() -> None:
     assert expression_text(product) == "(x[i + 2] - 1.0) * exp(x[i + 2])"
     assert expression_text(Call("select", (less, x, one), F)) == "x[i + 2] if (i < 3) else 1.0"
     assert expression_text(Call("cast", (x,), "int32")) == "int32(x[i + 2])"
+
+
+def test_an_expression_for_each_value_of_an_axis_is_summarised() -> None:
+    i, x = Axis("i"), Read("x", (Const(0, "int64"),), F)
+    body: Call | Read = x
+    for value in (2, 1, 0):
+        is_value = Call("eq", (i, Const(value, "int64")), "bool")
+        body = Call("select", (is_value, Call("exp", (x,), F), body), F)
+    stage = Stage("y", (IterAxis("i", 4),), body, F)
+    dag = ComputeDAG((Tensor("x", (1,), F),), (stage,), ("y",))
+    assert "y[i] = one of 4 expressions of x, by i\n" in loop_nest_text(closed(dag, ()))
