@@ -42,7 +42,7 @@ from ansor_lite.target import Target
 from ansor_lite.tasks import Task
 from ansor_lite.workspaces import exposed
 from schedules.errors import ScheduleError
-from schedules.lower import lower
+from schedules.lower import PIPELINE, lower
 from schedules.lower.packing import Packing
 from schedules.steps import Step
 
@@ -138,7 +138,7 @@ def _build(functions: dict[Any, Any], program: Program, target: Target) -> Any:
     """The kernels and the driver that calls them, as one TVM executable."""
     calling = driver(program).with_attr({"global_symbol": DRIVER, "tirx.is_scheduled": True})
     whole = tvm.IRModule({**functions, GlobalVar(DRIVER): calling})
-    return tvm.runtime.Executable(tvm.tirx.build(whole, target=target.tvm()))
+    return tvm.runtime.Executable(tvm.tirx.build(whole, target=target.tvm(), pipeline=PIPELINE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ from schedules.steps import (
     MinimalFiltering,
     SplitAxis,
     SplitReduction,
+    SplitWindow,
     Step,
 )
+from schedules.windows import split_window
 
 _COMBINE = {"sum": "add", "max": "max", "min": "min", "prod": "mul"}
 
@@ -204,4 +206,5 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     SplitReduction: split_reduction,
     MinimalFiltering: minimal_filtering,
     SplitAxis: split_axis,
+    SplitWindow: split_window,
 }

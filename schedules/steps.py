@@ -4,7 +4,7 @@ Read ``nest.py`` next: it follows the steps for a batch of candidates. ``lower``
 followed nest of one candidate into TensorIR.
 
 *Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``,
-``MinimalFiltering``, ``SplitAxis``) and come first.
+``MinimalFiltering``, ``SplitAxis``, ``SplitWindow``) and come first.
 *Loop steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
 (:class:`Ref`); a *closed* step holds plain numbers only.
 
@@ -96,6 +96,20 @@ class SplitAxis:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitWindow:
+    """Reduce the window of ``stage`` over its other axes first, then along ``axis``.
+
+    Neighbouring windows share columns. See ``windows.py``.
+
+    ``s[i, j] = max_{k, l} x[i + k, j + l]``  ->
+    ``s.columns[i, c] = max_k x[i + k, c]; s[i, j] = max_l s.columns[i, j + l]``
+    """
+
+    stage: str
+    axis: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """Cut ``axis`` of ``stage`` into ``len(factors) + 1`` loops ``axis.0 ... axis.n``.
 
@@ -170,6 +184,7 @@ Step: TypeAlias = (
     | SplitReduction
     | MinimalFiltering
     | SplitAxis
+    | SplitWindow
     | Tile
     | Reorder
     | ComputeAt
@@ -178,7 +193,7 @@ Step: TypeAlias = (
     | Scope
 )
 
-REWRITES = (Inline, CacheWrite, SplitReduction, MinimalFiltering, SplitAxis)
+REWRITES = (Inline, CacheWrite, SplitReduction, MinimalFiltering, SplitAxis, SplitWindow)
 
 # Rewrites that change the rounding of results by more than the order of a sum.
 ROUNDING = (MinimalFiltering,)
@@ -190,6 +205,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "split_reduction": SplitReduction,
     "minimal_filtering": MinimalFiltering,
     "split_axis": SplitAxis,
+    "split_window": SplitWindow,
     "tile": Tile,
     "reorder": Reorder,
     "compute_at": ComputeAt,

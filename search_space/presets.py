@@ -16,6 +16,7 @@ from search_space.rewriting import (
     rule_inline,
     rule_split_blocks,
     rule_split_lanes,
+    rule_split_window,
 )
 from search_space.rows import rule_fuse_rows
 from search_space.tiling import rule_tile_with_consumer
@@ -35,6 +36,7 @@ CPU_RULES = RuleTable(
     rewrites=(
         rule_minimal_filtering,
         rule_inline,
+        rule_split_window,
         rule_cache_write,
         rule_split_blocks,
         rule_split_lanes,

@@ -5,12 +5,15 @@ Each is ``rule(draft, stage, hardware) -> drafts | None``; ``None`` means "not m
 
 from __future__ import annotations
 
+from math import prod
+
 from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.guards import skips_padding
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
 from schedules.rewrites import apply_rewrites
-from schedules.steps import CacheWrite, Inline, SplitReduction
+from schedules.steps import CacheWrite, Inline, SplitReduction, SplitWindow
+from schedules.windows import window_along
 from search_space.analysis import (
     all_affine,
     dtype_bytes_of,
@@ -24,6 +27,7 @@ from search_space.analysis import (
     is_plain_copy,
     moves_with,
     single_consumer,
+    vector_axis,
 )
 from search_space.draft import Draft
 
@@ -64,11 +68,19 @@ def _may_inline(dag: ComputeDAG, stage: Stage, consumer: Stage) -> bool:
     if is_piecewise(consumer) and not is_plain_copy(stage):
         return False
     if is_elementwise(consumer):
-        return not (has_math(stage) and _repeats(stage, consumer))
+        return not (_repeats(stage, consumer) and _is_costly(dag, stage))
     if not has_data_reuse(consumer):
         return not is_guarded(stage) or _is_read_through(dag, stage)
     merged = _merged_alone(dag, stage) if is_plain_copy(stage) else None
     return merged is not None and all_affine(merged)
+
+
+def _is_costly(dag: ComputeDAG, stage: Stage) -> bool:
+    """It has a transcendental function, or will have once what it reads is inlined."""
+    sources = [dag.by_name[r.tensor] for r in stage.reads() if r.tensor in dag.by_name]
+    return has_math(stage) or any(
+        is_elementwise(s) and has_math(s) and single_consumer(dag, s) is stage for s in sources
+    )
 
 
 def _is_read_through(dag: ComputeDAG, stage: Stage) -> bool:
@@ -123,6 +135,27 @@ def rule_split_lanes(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Dr
             step = SplitReduction(stage.name, axis.name, vectors * lanes)
             branches.append(draft.rewrite(step, label=f"lanes{vectors}"))
     return tuple(branches) or None
+
+
+def rule_split_window(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Windows that overlap are reduced by columns first, which neighbours share; or they are not.
+
+    What can be inlined into the stage comes first.
+    """
+    if stage.combiner is None or has_data_reuse(stage) or stage.name in draft.settled:
+        return None
+    sources = [draft.current.by_name.get(read.tensor) for read in stage.reads()]
+    if any(s is not None and rule_inline(draft, s, hardware) for s in sources):
+        return None
+    taps = prod(a.extent for a in stage.reduce)
+    vector = vector_axis(stage, 2)
+    for axis in reversed(stage.reduce):
+        window = window_along(stage, axis.name)
+        if window is None or window.axis == vector or not window.saves(taps // axis.extent):
+            continue
+        plain = draft.settle(stage.name)
+        return (draft.rewrite(SplitWindow(stage.name, axis.name), label="columns"), plain)
+    return None
 
 
 def _is_partial(axis: IterAxis) -> bool:

@@ -10,7 +10,13 @@ from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
 from schedules.sketch import Knob
 from schedules.steps import Annotate, CacheWrite, ComputeAt, Ref, Reorder, Scope, Step, Tile
-from search_space.analysis import dtype_bytes_of, has_data_reuse, is_piecewise, vector_axis
+from search_space.analysis import (
+    dtype_bytes_of,
+    has_data_reuse,
+    is_piecewise,
+    single_consumer,
+    vector_axis,
+)
 from search_space.draft import Draft
 from search_space.factors import register_tiles
 from search_space.tiling import (
@@ -139,6 +145,9 @@ def _simple_nest(
         return draft.loop(ComputeAt(accumulator.name, stage.name, f"{stage.spatial[-1].name}.0"))
     lanes = lanes_for(axis.extent, hardware.lanes(dtype_bytes_of(stage)))
     column = None if accumulator is None else _sliding_axis(accumulator, axis)
+    reducing = [] if accumulator is None else [accumulator]
+    if accumulator is not None and column is not None:
+        reducing += _reduced_columns(draft, accumulator)
     knob = Knob(f"{stage.name}.vectors", _registers(axis, column, lanes, hardware), stage.name)
     names = [a.name for a in stage.spatial if a.name != axis.name]
     leading = list(outer) if outer else enough_axes(stage, names, hardware)
@@ -154,12 +163,23 @@ def _simple_nest(
         Reorder(stage.name, (*blocks, vector[0], *tile, vector[2])),
         Annotate(stage.name, (vector[2],), "vectorize"),
     ]
-    if outer or _work(stage, accumulator) >= PARALLEL_WORK:
+    if outer or sum(prod(a.extent for a in s.axes) for s in (stage, *reducing)) >= PARALLEL_WORK:
         steps.append(Annotate(stage.name, tuple(fused), "parallel"))
-    if accumulator is not None:
+    if reducing:
         steps.append(Annotate(stage.name, tuple(tile), "unroll"))
-        steps += _accumulate_at(accumulator, stage, axis, column, lanes)
-    return draft.knob(knob, 1).loop(*steps)
+    for each in reducing:
+        steps += _accumulate_at(each, stage, axis, column, lanes)
+    return draft.place(*(s.name for s in reducing)).knob(knob, 1).loop(*steps)
+
+
+def _reduced_columns(draft: Draft, accumulator: Stage) -> list[Stage]:
+    """The reduction that windows are made of, if ``accumulator`` reads nothing else."""
+    (first, *rest) = dict.fromkeys(read.tensor for read in accumulator.reads())
+    source = draft.current.by_name.get(first)
+    if source is None or rest or source.combiner is None or source.name in draft.placed:
+        return []
+    alone = single_consumer(draft.current, source) is accumulator
+    return [source] if alone and not has_data_reuse(source) else []
 
 
 def _sliding_axis(stage: Stage, vector: IterAxis) -> IterAxis | None:
@@ -185,10 +205,6 @@ def _registers(
         (column.extent,), axis.extent, lanes, hardware.vector_registers, hardware.fma_latency
     )
     return tuple((vectors, columns) for columns, vectors in tiles)
-
-
-def _work(stage: Stage, accumulator: Stage | None) -> int:
-    return prod(a.extent for a in (accumulator or stage).axes)
 
 
 def _accumulate_at(

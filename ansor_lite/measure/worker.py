@@ -27,7 +27,7 @@ from ansor_lite.measure.timing import Program, TimingInputs, time_program, waker
 from ansor_lite.tasks import Task
 from schedules.codec import dag_from_json, steps_from_json
 from schedules.hardware import Hardware
-from schedules.lower import lower
+from schedules.lower import PIPELINE, lower
 from schedules.steps import Step
 
 Message = dict[str, Any]
@@ -114,7 +114,7 @@ def build_program(
     """``task`` scheduled by closed ``steps``, as machine code of this process."""
     lowered = lower(task.dag, steps, hardware)
     with tvm.transform.PassContext(config=PASS_CONFIG):
-        module = tvm.tirx.build(lowered.func, target=tvm_target)
+        module = tvm.tirx.build(lowered.func, target=tvm_target, pipeline=PIPELINE)
     # Looking the function up is what generates its machine code.
     return Program(task, module["main"], lowered.packs)
 

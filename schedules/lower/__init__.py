@@ -9,5 +9,6 @@ five, and lets ragged tiles shift instead of carrying predicates.
 from __future__ import annotations
 
 from schedules.lower.program import Lowered, lower
+from schedules.lower.registers import PIPELINE
 
-__all__ = ["Lowered", "lower"]
+__all__ = ["PIPELINE", "Lowered", "lower"]

@@ -13,7 +13,7 @@ from ansor_lite.target import native
 from schedules.dag import ComputeDAG
 from schedules.evaluate import evaluate
 from schedules.hardware import Hardware
-from schedules.lower import lower
+from schedules.lower import PIPELINE, lower
 from schedules.steps import Step
 
 
@@ -34,7 +34,7 @@ class Case:
 
     def run(self, steps: tuple[Step, ...]) -> dict[str, NDArray[Any]]:
         lowered = lower(self.dag, steps, self.hardware)
-        function = tvm.tirx.build(lowered.func, self.target)["main"]
+        function = tvm.tirx.build(lowered.func, self.target, pipeline=PIPELINE)["main"]
         inputs = [
             lowered.packs[name].apply(array) if name in lowered.packs else array
             for name, array in self.arrays.items()
