@@ -40,7 +40,7 @@ from ansor_lite.runtime import CompiledModule
 from ansor_lite.runtime_library import Handle
 from ansor_lite.target import Target
 from ansor_lite.tasks import Task
-from ansor_lite.workspaces import exposed
+from ansor_lite.workspaces import Exposed, exposed
 from schedules.errors import ScheduleError
 from schedules.lower import PIPELINE, lower
 from schedules.lower.packing import Packing
@@ -103,9 +103,9 @@ def compile_graph(
     """
     kernels = build_kernels(graph, steps_for, target)
     module = _with_kernels(graph, kernels)
-    functions, workspaces = _functions(module)
-    program, weights = flatten(module["main"], workspaces)
-    built = _build(functions, program, target)
+    called = _functions(module)
+    program, weights = flatten(module["main"], {v.name_hint: k for v, k in called.items()})
+    built = _build({v: k.function for v, k in called.items()}, program, target)
     calls = Counter(call.symbol.split(SLICE_MARK)[0] for call in program.calls)
     infos = {
         k.info.symbol: replace(k.info, uses=calls[k.info.symbol])
@@ -126,15 +126,13 @@ def compile_graph(
     return CompiledModule(_Built(built, weights), manifest)
 
 
-def _functions(module: tvm.IRModule) -> tuple[dict[Any, Any], dict[str, tuple[Any, ...]]]:
-    """The kernels of ``module``, and by name the workspaces that they want of their caller."""
+def _functions(module: tvm.IRModule) -> dict[GlobalVar, Exposed]:
+    """The kernels of ``module`` under their names, as their caller sees them."""
     kernels = {v: f for v, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
-    found = {v: exposed(f) for v, f in kernels.items()}
-    named = {v: f.with_attr("global_symbol", v.name_hint) for v, (f, _) in found.items()}
-    return named, {v.name_hint: workspaces for v, (_, workspaces) in found.items()}
+    return {v: exposed(f.with_attr("global_symbol", v.name_hint)) for v, f in kernels.items()}
 
 
-def _build(functions: dict[Any, Any], program: Program, target: Target) -> Any:
+def _build(functions: dict[GlobalVar, tvm.tirx.PrimFunc], program: Program, target: Target) -> Any:
     """The kernels and the driver that calls them, as one TVM executable."""
     calling = driver(program).with_attr({"global_symbol": DRIVER, "tirx.is_scheduled": True})
     whole = tvm.IRModule({**functions, GlobalVar(DRIVER): calling})

@@ -17,7 +17,6 @@ from ansor_lite import runtime_library as native
 from ansor_lite.call_table import CallTable, address
 from ansor_lite.memory import aligned_empty, arena
 from ansor_lite.program import (
-    ALIGNMENT,
     ARENA,
     DRIVER,
     INPUT,
@@ -89,8 +88,8 @@ class Executor:
     def _bind(self, inputs: Sequence[Array]) -> list[Array | None]:
         """Point the table at the inputs and at fresh memory for those results that need some."""
         for index, array in enumerate(inputs):
-            source = array if address(array) % ALIGNMENT == 0 else self._stage(index, array)
-            self._point(INPUT, index, source)
+            there = self._program.may_lie_at(index, address(array))
+            self._point(INPUT, index, array if there else self._stage(index, array))
         results: list[Array | None] = []
         for index, position in enumerate(self._program.results):
             value = self._program.values[position]

@@ -33,6 +33,7 @@ from ansor_lite.program import (
     plan_memory,
     tensor_bytes,
 )
+from ansor_lite.workspaces import Exposed
 
 # A compiled function's name in C starts with this.
 SYMBOL_PREFIX = "__tvm_ffi_"
@@ -44,13 +45,15 @@ VIEWS = ("relax.reshape", "relax.expand_dims", "relax.flatten", "relax.squeeze")
 
 @dataclass(slots=True)
 class _Buffer:
-    """Memory of one or more tensors. ``index``: of the input, output or weight that it is."""
+    """Memory of one or more tensors. ``index``: of the input, output or weight that it is;
+    ``alignment``: a multiple of which kernels assume its address to be."""
 
     space: str
     index: int
     bytes: int
     first: int = 0
     last: int = 0
+    alignment: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +66,22 @@ class _Tensor:
 
 
 def flatten(
-    main: relax.Function, workspaces: Mapping[str, Sequence[Any]]
+    main: relax.Function, kernels: Mapping[str, Exposed]
 ) -> tuple[Program, list[NDArray[Any]]]:
     """The program of ``main`` and its weights, which share memory with the function's constants.
 
-    ``workspaces``: by the name of a kernel, buffers that it wants behind its other operands and
-    that hold nothing between calls. Raises :class:`CompileError` for a call that is no kernel and
-    no reshape.
+    ``kernels``: what ``main`` calls, by name. Raises :class:`CompileError` for a call that is no
+    kernel and no reshape.
     """
-    return _Flattening(main, workspaces).result()
+    return _Flattening(main, kernels).result()
 
 
 class _Flattening:
     """Follows the bindings of ``main`` in order; ``env`` is what each variable holds."""
 
-    def __init__(self, main: relax.Function, workspaces: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(self, main: relax.Function, kernels: Mapping[str, Exposed]) -> None:
         self.main = main
-        self.workspaces = workspaces
+        self.kernels = kernels
         self.env: dict[Any, Any] = {}
         self.buffers: list[_Buffer] = []
         self.weights: list[NDArray[Any]] = []
@@ -130,9 +132,12 @@ class _Flattening:
             operands += made
             result = made if several else made[0]
         name = call.args[0].name_hint
-        operands += [self._new(w, ARENA, -1, now) for w in self.workspaces.get(name, ())]
-        for operand in operands:
-            self.buffers[operand.buffer].last = now
+        kernel = self.kernels[name]
+        operands += [self._new(w, ARENA, -1, now) for w in kernel.workspaces]
+        for operand, parameter in zip(operands, kernel.function.params, strict=True):
+            buffer = self.buffers[operand.buffer]
+            buffer.last = now
+            buffer.alignment = max(buffer.alignment, int(parameter.data_alignment))
         self.calls.append((name, tuple(operands)))
         return result
 
@@ -173,7 +178,9 @@ class _Flattening:
 
         calls = [Call(symbol, tuple(map(position, operands))) for symbol, operands in self.calls]
         results = tuple(map(position, outputs))
-        return Program(tuple(positions), tuple(calls), results, _placed(self.weights), size)
+        inputs = tuple(b.alignment for b in self.buffers if b.space == INPUT)
+        placed = _placed(self.weights)
+        return Program(tuple(positions), tuple(calls), results, placed, size, inputs)
 
 
 def _shape(kind: Any) -> tuple[int, ...]:

@@ -60,13 +60,22 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """``results``: for every output of the network, the value that holds it after the calls."""
+    """``results``: for every output of the network, the value that holds it after the calls.
+
+    ``input_alignments``: a multiple of which the address of each input must be; modules of before
+    do not say, and assume ``ALIGNMENT``.
+    """
 
     values: tuple[Value, ...]
     calls: tuple[Call, ...]
     results: tuple[int, ...]
     weights: tuple[Weight, ...]
     arena_bytes: int
+    input_alignments: tuple[int, ...] = ()
+
+    def may_lie_at(self, index: int, address: int) -> bool:
+        """Whether kernels can read input ``index`` there."""
+        return address % (self.input_alignments or (ALIGNMENT,) * (index + 1))[index] == 0
 
     @property
     def weight_bytes(self) -> int:
@@ -81,6 +90,7 @@ class Program:
             tuple(value["results"]),
             tuple(Weight(**{**w, "shape": tuple(w["shape"])}) for w in value["weights"]),
             value["arena_bytes"],
+            tuple(value.get("input_alignments", ())),
         )
 
 

@@ -8,6 +8,8 @@ returns nothing while the process lives. As a parameter it gets a place in the p
 # imports TVM
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -20,18 +22,26 @@ from ansor_lite.program import tensor_bytes
 STACK_BYTES = 1024
 
 
-def exposed(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, tuple[Any, ...]]:
-    """``function`` with its workspaces as further parameters, behind the others, and those.
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """A kernel and the last of its parameters: buffers that hold nothing between calls."""
+
+    function: tirx.PrimFunc
+    workspaces: Sequence[Any] = ()
+
+
+def exposed(function: tirx.PrimFunc) -> Exposed:
+    """``function`` with its workspaces as further parameters, behind the others.
 
     What only one nest uses stays inside: each thread of a parallel loop needs its own.
     """
     realize = function.body
     if not isinstance(realize, SBlockRealize):
-        return function, ()
+        return Exposed(function)
     root = realize.block
     shared = [b for b in root.alloc_buffers if _is_large(b) and _users(b, root.body) > 1]
     if not shared:
-        return function, ()
+        return Exposed(function)
     inside = [b for b in root.alloc_buffers if not any(b.same_as(s) for s in shared)]
     block = SBlock(
         root.iter_vars, root.reads, root.writes, root.name_hint, root.body, root.init, inside,
@@ -39,7 +49,7 @@ def exposed(function: tirx.PrimFunc) -> tuple[tirx.PrimFunc, tuple[Any, ...]]:
     )  # fmt: skip
     body = SBlockRealize(realize.iter_values, realize.predicate, block)
     params = [*function.params, *shared]
-    return tirx.PrimFunc(params, body, function.ret_type, function.attrs), tuple(shared)
+    return Exposed(tirx.PrimFunc(params, body, function.ret_type, function.attrs), shared)
 
 
 def _is_large(buffer: Any) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ from schedules.steps import Pack, Step
 IDENTITY: dict[str, Callable[[str], Any]] = {
     "sum": lambda dtype: tirx.const(0, dtype),
     "prod": lambda dtype: tirx.const(1, dtype),
-    "max": lambda dtype: tirx.min_value(dtype),
-    "min": lambda dtype: tirx.max_value(dtype),
+    "max": lambda dtype: _extreme(dtype, -inf, tirx.min_value),
+    "min": lambda dtype: _extreme(dtype, inf, tirx.max_value),
 }
 COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "sum": lambda a, b: a + b,
@@ -40,6 +41,11 @@ COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "max": tirx.max,
     "min": tirx.min,
 }
+
+
+def _extreme(dtype: str, infinite: float, finite: Callable[[str], Any]) -> Any:
+    """Infinity where there is one: LLVM knows that the first term beats it and compares nothing."""
+    return tirx.const(infinite, dtype) if "float" in dtype else finite(dtype)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class _Program:
         for tensor in self.plan.dag.inputs:
             packing = self.packs.get(tensor.name)
             shape = tensor.shape if packing is None else packing.shape
-            self.buffers[tensor.name] = _buffer(shape, tensor.dtype, tensor.name)
+            self.buffers[tensor.name] = _buffer(shape, tensor.dtype, tensor.name, anywhere=True)
         for stage in self.plan.stages:
             stored = tuple(int(s[0]) for s in self.follower.stored_shape(stage.name))
             shape = self.outputs.get(stage.name, stored)
@@ -390,8 +396,14 @@ def _for(variable: Any, extent: int, kind: str, body: tirx.Stmt) -> tirx.Stmt:
     return body if extent == 1 else tirx.For(variable, 0, extent, LOOP_KINDS[kind], body)
 
 
-def _buffer(shape: tuple[int, ...], dtype: str, name: str, scope: str = "global") -> Any:
-    return tirx.decl_buffer(shape, dtype, name=identifier(name), scope=scope)
+def _buffer(
+    shape: tuple[int, ...], dtype: str, name: str, scope: str = "global", anywhere: bool = False
+) -> Any:
+    """``anywhere``: wherever its elements may start. What a caller brings is read in place, and
+    vector loads that assume no alignment are as fast where there is one."""
+    alignment = np.dtype(dtype).itemsize if anywhere else -1
+    name = identifier(name)
+    return tirx.decl_buffer(shape, dtype, name=name, scope=scope, data_alignment=alignment)
 
 
 def _sequence(statements: list[tirx.Stmt]) -> tirx.Stmt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -100,6 +100,15 @@ def test_a_run_leaves_its_inputs_alone_wherever_they_lie():
         before = x.copy()
         np.testing.assert_array_equal(module.run({"x": x})["output2"], 2 * before)
         np.testing.assert_array_equal(x, before)
+
+
+def test_scheduled_kernels_read_the_inputs_of_the_network_in_place():
+    """NumPy aligns large arrays to 16 bytes; copying them would cost more than the call."""
+    program = compile_model(module_of(several), threads=1).manifest.program
+    assert program.input_alignments == (4,)
+    assert program.may_lie_at(0, 1004) and not program.may_lie_at(0, 1002)
+    of_before = replace(program, input_alignments=())
+    assert of_before.may_lie_at(0, 1024) and not of_before.may_lie_at(0, 1040)
 
 
 def test_what_is_computed_for_the_caller_takes_no_room_in_the_arena():

@@ -32,15 +32,15 @@ def two_nests(a: T.Buffer((512,), "float32"), b: T.Buffer((512,), "float32")):
 
 
 def test_only_what_several_nests_share_and_the_stack_does_not_hold_becomes_a_parameter():
-    function, workspaces = exposed(two_nests)
-    assert [w.name for w in workspaces] == ["between"]
-    assert [p.name for p in function.params] == ["a", "b", "between"]
-    assert [b.name for b in function.body.block.alloc_buffers] == ["inside", "small"]
+    found = exposed(two_nests)
+    assert [w.name for w in found.workspaces] == ["between"]
+    assert [p.name for p in found.function.params] == ["a", "b", "between"]
+    assert [b.name for b in found.function.body.block.alloc_buffers] == ["inside", "small"]
 
 
 def test_a_kernel_without_them_stays_as_it_is():
-    function, workspaces = exposed(exposed(two_nests)[0])
-    assert not workspaces and len(function.params) == 3
+    found = exposed(exposed(two_nests).function)
+    assert not found.workspaces and len(found.function.params) == 3
 
 
 def test_workspaces_share_no_memory_with_the_other_operands_of_their_call():
