@@ -45,7 +45,14 @@ class Task:
     @property
     def bytes(self) -> int:
         """Bytes of all inputs and outputs: the least that one run moves."""
-        names = [t.name for t in self.dag.inputs] + list(self.dag.outputs)
+        return self._bytes(*(t.name for t in self.dag.inputs), *self.dag.outputs)
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the inputs that are known when the network is compiled."""
+        return self._bytes(*(t.name for t in self.dag.inputs if t.constant))
+
+    def _bytes(self, *names: str) -> int:
         return sum(prod(self.dag.shape_of(n)) * element_bytes(self.dag.dtype_of(n)) for n in names)
 
 

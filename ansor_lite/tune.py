@@ -56,8 +56,9 @@ if TYPE_CHECKING:
     from ansor_lite.frontend.importer import Model
     from ansor_lite.runtime import CompiledModule
 
-# Share of a time limit, and seconds per task, that compiling the network may take at the end.
-COMPILE_SHARE, COMPILE_SECONDS = 0.05, 0.15
+# What compiling the network may take at the end: a share of the time limit, seconds per task, and
+# seconds per byte of constants, which are packed.
+COMPILE_SHARE, COMPILE_SECONDS, PACK_SECONDS = 0.05, 0.15, 10e-9
 # Seconds per task for timing the winners again.
 CONFIRM_SECONDS = 0.3
 
@@ -139,11 +140,12 @@ def tune_model(
     options = options or TuningOptions()
     chosen = targets.parse(target, options.threads)
     targets.require_native(chosen)
-    graph = plan_network(import_network(model, shapes))
-    tasks = (*(graph.tasks if options.tune_simple else graph.tunable), *graph.chain_tasks)
-    path = Path(log) if log is not None else Path(f"{graph.network.name}.tune.jsonl")
-    reserve = compile_reserve(options, len(graph.tasks))
-    result = _tune_here(tasks, chosen, options, path, on_event, stop, started, reserve)
+    with _workers(chosen, options) as workers:  # they start while the model is imported
+        graph = plan_network(import_network(model, shapes))
+        tasks = (*(graph.tasks if options.tune_simple else graph.tunable), *graph.chain_tasks)
+        path = Path(log) if log is not None else Path(f"{graph.network.name}.tune.jsonl")
+        reserve = compile_reserve(options, graph.tasks)
+        result = _tune_here(tasks, workers, options, path, on_event, stop, started, reserve)
     written = records.read(path)
     usable = written.exact() if options.exact else written
     found = replay(usable, (*graph.tasks, *graph.chain_tasks), chosen)
@@ -166,15 +168,23 @@ def tune_task(
     chosen = targets.parse(target, options.threads)
     targets.require_native(chosen)
     path = Path(log) if log is not None else Path(f"{task.name.split()[0]}.tune.jsonl")
-    result = _tune_here([task], chosen, options, path, on_event, stop, started, 0.0)
+    with _workers(chosen, options) as workers:
+        result = _tune_here([task], workers, options, path, on_event, stop, started, 0.0)
     if not result.tasks:
         raise InputError(f"{task.name}: no rule schedules this program")
     return result.tasks[0]
 
 
+def _workers(target: Target, options: TuningOptions) -> LocalWorkers:
+    limits = Limits(
+        options.build_timeout, options.run_timeout, options.slow_factor, options.tolerance
+    )
+    return LocalWorkers(target, limits=limits)
+
+
 def _tune_here(
     tasks: Sequence[Task],
-    target: Target,
+    workers: LocalWorkers,
     options: TuningOptions,
     path: Path,
     on_event: OnEvent,
@@ -183,10 +193,8 @@ def _tune_here(
     reserve: float,
 ) -> TuningResult:
     """``tune_tasks`` with worker processes of this machine and a log file."""
-    limits = Limits(
-        options.build_timeout, options.run_timeout, options.slow_factor, options.tolerance
-    )
-    with records.Log.open(path) as log, LocalWorkers(target, limits=limits) as workers:
+    target = workers.target
+    with records.Log.open(path) as log:
         for warning in log.records.warnings:
             on_event(TuningWarning(warning))
         return tune_tasks(
@@ -404,9 +412,10 @@ def new_model(options: TuningOptions) -> CostModel | None:
     return XGBModel(seed=options.seed, threads=1)
 
 
-def compile_reserve(options: TuningOptions, tasks: int) -> float:
-    """Seconds of the limit that must be left for compiling a network of so many tasks."""
+def compile_reserve(options: TuningOptions, tasks: Sequence[Task]) -> float:
+    """Seconds of the limit that must be left for compiling a network of these tasks."""
     limit = options.limit_seconds
     if limit is None:
         return 0.0
-    return min(limit / 2, COMPILE_SHARE * limit + COMPILE_SECONDS * tasks)
+    packing = PACK_SECONDS * sum(t.weight * t.constant_bytes for t in tasks)
+    return min(limit / 2, COMPILE_SHARE * limit + COMPILE_SECONDS * len(tasks) + packing)

@@ -1,4 +1,4 @@
-"""The build pipeline: TVM's own, but accumulators stay on the stack, where LLVM finds registers.
+"""The build pipeline: the passes of ``passes.py``, and accumulators that stay on the stack.
 
 TVM asks its allocator for local buffers of 512 bytes and more. LLVM then keeps the values in
 registers all the same, but stores each of them as well, which short reductions notice: a window
@@ -13,6 +13,8 @@ from typing import Any
 import tvm
 from tvm import DataType, tirx
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
+
+from schedules.lower.passes import passes
 
 PIPELINE = "ansor-lite"
 
@@ -65,13 +67,13 @@ def _pass(function: Any, module: Any, context: Any) -> Any:
 
 
 def _pipeline() -> tuple[Any, Any, Any]:
-    lowering, finish_host, finish_device = get_tir_pipeline("s_tir")
+    _, finish_host, finish_device = get_tir_pipeline("s_tir")
     marking = tirx.transform.prim_func_pass(_pass, opt_level=0, name="ansor_lite.KeepOnStack")
 
     def finish() -> Any:
         return tvm.ir.transform.Sequential([marking, finish_host()])
 
-    return lowering, finish, finish_device
+    return passes(), finish, finish_device
 
 
 register_tir_pipeline(PIPELINE, _pipeline)

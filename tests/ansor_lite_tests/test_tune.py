@@ -176,9 +176,13 @@ def test_a_reordered_objective_has_the_same_value_and_moved_slopes() -> None:
 
 
 def test_compiling_has_its_share_of_the_time() -> None:
-    assert compile_reserve(TuningOptions(trials=5), 9) == 0.0
-    assert 0 < compile_reserve(TuningOptions(seconds=100), 20) < 20
-    assert compile_reserve(TuningOptions(seconds=2), 100) == 1.0
+    small = workloads.matmul(m=8, n=8, k=8)
+    assert compile_reserve(TuningOptions(trials=5), [small] * 9) == 0.0
+    assert 0 < compile_reserve(TuningOptions(seconds=100), [small] * 20) < 20
+    assert compile_reserve(TuningOptions(seconds=2), [small] * 100) == 1.0
+    large = workloads.matmul(m=1, n=8192, k=8192)
+    options = TuningOptions(seconds=100)
+    assert compile_reserve(options, [large] * 4) > 2 + compile_reserve(options, [small] * 4)
 
 
 def test_exact_tuning_neither_tries_nor_takes_what_changes_rounding(tmp_path: Path) -> None:
