@@ -271,6 +271,7 @@ def tune_tasks(
     merged = _searchable(distinct(tasks), target, options.exact, on_event)
     goal = objective or objective_of(options.objective, uses_of(merged))
     order = warm_up_order([t.flop for t in merged], [t.weight for t in merged])
+    order.sort(key=lambda i: bool(merged[i].parts))  # a chain is of no use before its parts
     states = [task_state(merged[i], n, target, options) for n, i in enumerate(order)]
     around = Surroundings(
         measurer, log, Learner(cost_model, target.hardware()), on_event, clock, stop

@@ -2,21 +2,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ansor_lite
-from ansor_lite import records, workloads
+from ansor_lite import records, tune, workloads
 from ansor_lite.alternatives import Uses
 from ansor_lite.errors import InputError, LogWriteError
 from ansor_lite.events import Event, TuningFinished, TuningWarning
 from ansor_lite.measure import FakeRunner, Status
+from ansor_lite.measure.protocol import Candidate as Program
 from ansor_lite.options import TuningOptions
 from ansor_lite.records import Log
 from ansor_lite.replay import replay
 from ansor_lite.target import Target
+from ansor_lite.tasks import Task
 from ansor_lite.tune import (
     RecordLog,
     TuningResult,
@@ -26,10 +29,15 @@ from ansor_lite.tune import (
     reordered,
     tune_tasks,
 )
+from schedules.compose import Part, compose
 from schedules.steps import ROUNDING, Step
+from search_space.presets import RuleTable
+from search_space.rows import rule_fuse_rows
+from search_space.sketch_generation import generate_sketches
 
 TARGET = Target(threads=2)
 TASKS = [workloads.matmul(48, 64, 32), workloads.matmul(64, 96, 128)]
+LAST = workloads.matmul(48, 32, 64)
 OPTIONS = TuningOptions(trials=40, batch=8, population=64, generations=1)
 RUN = """
 import sys
@@ -43,16 +51,24 @@ def cost(program: object) -> float:
     return 1e-5 * (1 + sum(repr(program).encode()) % 97)
 
 
+def chain() -> Task:
+    """The product of ``TASKS[0]``, multiplied once more: the second part is ``LAST``."""
+    parts = (Part(TASKS[0].dag, ("a", "b"), "y"), Part(LAST.dag, ("y", "c"), "z"))
+    return Task("chain", compose(parts).dag, 1, (TASKS[0].key, LAST.key))
+
+
 def tuned(
     path: Path,
     options: TuningOptions = OPTIONS,
     target: Target = TARGET,
     events: list[Event] | None = None,
+    tasks: Sequence[Task] = TASKS,
+    cost: Callable[[Program], float] = cost,
 ) -> TuningResult:
     runner = FakeRunner(cost, noise=0.01)
     with Log.open(path) as log:
         return tune_tasks(
-            TASKS,
+            tasks,
             target,
             options,
             runner.measurer(),
@@ -96,6 +112,37 @@ def test_the_result_sums_up(tmp_path: Path) -> None:
     assert result.tasks[0].task.name == TASKS[1].name  # the heaviest leads
 
 
+@pytest.mark.parametrize(("seconds", "better"), [(1e-3, True), (5e-3, False)])
+def test_a_chain_counts_instead_of_its_parts_where_it_is_faster(
+    tmp_path: Path, seconds: float, better: bool
+) -> None:
+    whole = chain()
+
+    def cost(program: Program) -> float:
+        return seconds if program.task.key == whole.key else 1e-3
+
+    tasks = [whole, TASKS[0], LAST]
+    result = tuned(tmp_path / "log.jsonl", tasks=tasks, cost=cost)
+    assert [t.task.name for t in result.tasks][-1] == "chain"  # tuned after its parts
+    assert result.before == pytest.approx(2e-3, rel=0.1)
+    assert result.after == pytest.approx(1e-3 if better else 2e-3, rel=0.1)
+
+
+def test_a_chain_that_no_sketch_brings_together_is_not_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = chain()
+    apart = generate_sketches(whole.dag, TARGET.hardware(), RuleTable((), (rule_fuse_rows,)))
+    real = generate_sketches
+
+    def without_chains(dag, hardware, exact):  # type: ignore[no-untyped-def]
+        return apart if dag.key == whole.key else real(dag, hardware, exact=exact)
+
+    monkeypatch.setattr(tune, "generate_sketches", without_chains)
+    result = tuned(tmp_path / "log.jsonl", tasks=[whole, TASKS[0], LAST])
+    assert [t.task.key for t in result.tasks] == [TASKS[0].key, LAST.key]
+
+
 def test_records_say_round_and_time_of_the_tuning_clock(tmp_path: Path) -> None:
     tuned(tmp_path / "log.jsonl")
     mine = [r for r in records.read(tmp_path / "log.jsonl") if r.task == TASKS[0].key]
@@ -137,7 +184,6 @@ def test_a_log_that_cannot_be_written_stops_tuning(tmp_path: Path) -> None:
 def test_a_task_no_rule_schedules_is_left_out_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ansor_lite import tune
     from schedules.errors import ScheduleError
 
     real = tune.default_steps
