@@ -340,6 +340,7 @@ def bench(
             target = targets.parse(loaded.manifest.target, loaded.manifest.threads)
             rows = tables.profile_rows(loaded.profile(), _peak(target))
             tables.show(tables.stdout_console(), tables.PROFILE_TITLES, rows)
+            print(tables.overhead_text(loaded.overhead(repeats)))
 
 
 @app.command(name="run")

@@ -64,6 +64,18 @@ class KernelTime:
         return self.kernel.gflop * self.calls / self.seconds if self.seconds > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Seconds of one run, and how many of them are spent outside kernels: medians."""
+
+    run: float
+    outside: float
+
+    @property
+    def share(self) -> float:
+        return self.outside / self.run
+
+
 class Source(Protocol):
     """Where the code and the weights of a module are: in memory, or in a file."""
 
@@ -193,13 +205,33 @@ class CompiledModule:
     ) -> tuple[KernelTime, ...]:
         """Median seconds per kernel over ``repeats`` runs, slowest first.
 
-        Time between kernels (allocation, copies of inputs and outputs) is in no kernel.
+        Time between kernels (:meth:`overhead`) is in no kernel.
         """
         arrays = self._checked(feeds if feeds is not None else self.random_inputs())
         with self._lock:
             self._in_pool(lambda: self._executor.run(arrays))
             runs = [self._in_pool(lambda: self._executor.timed_run(arrays)) for _ in range(repeats)]
         return _kernel_times(self.manifest.kernels, [_by_kernel(run) for run in runs])
+
+    def overhead(self, repeats: int = 50, feeds: Mapping[str, Array] | None = None) -> Overhead:
+        """What a run costs beside its kernels: checks, results, the calls themselves.
+
+        Whole runs and runs timed kernel by kernel take turns, and each pair gives a difference.
+        What the timer adds to each kernel is subtracted.
+        """
+        feeds = feeds if feeds is not None else self.random_inputs()
+        arrays = self._checked(feeds)
+        self.run(feeds)
+        whole, kernels = [], []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.run(feeds)
+            whole.append(time.perf_counter() - start)
+            with self._lock:
+                timed = self._in_pool(lambda: self._executor.timed_run(arrays))
+                timer = self._in_pool(self._executor.timer_seconds)
+            kernels.append(sum(seconds - timer for _, seconds in timed))
+        return Overhead(float(np.median(whole)), float(np.median(np.subtract(whole, kernels))))
 
 
 def _by_kernel(run: Sequence[tuple[str, float]]) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ansor_lite.graph.plan import Graph
     from ansor_lite.measure.peak import Peak
     from ansor_lite.records import BestRow
-    from ansor_lite.runtime import KernelTime, Latency
+    from ansor_lite.runtime import KernelTime, Latency, Overhead
 
 # Without a terminal nothing is shortened or wrapped.
 UNLIMITED_WIDTH = 10_000
@@ -99,6 +99,14 @@ def profile_rows(times: Sequence[KernelTime], peak: Peak | None) -> list[tuple[s
         )
         for t in times
     ]
+
+
+def overhead_text(found: Overhead) -> str:
+    """One line below the profile."""
+    return (
+        f"outside kernels: {found.share:.1%} of a run "
+        f"({seconds_text(max(found.outside, 0.0))} of {seconds_text(found.run)})"
+    )
 
 
 def _origin(time: KernelTime) -> str:

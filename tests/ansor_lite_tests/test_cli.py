@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -234,6 +235,7 @@ def test_bench_and_profile_show_every_kernel(
     call("bench", "net.so", "--repeats", "3", "--profile")
     out = capsys.readouterr().out
     assert "p50" in out and "of peak" in out and "conv2d" in out
+    assert re.search(r"outside kernels: -?[\d.]+% of a run", out)
 
 
 def test_tasks_lists_uses_and_work(
