@@ -21,7 +21,7 @@ def divisors(extent: int) -> tuple[int, ...]:
 def unroll_factors(extents: tuple[int, ...], limit: int) -> tuple[tuple[int, ...], ...]:
     """Inner factors of the reduce axes whose product is at most ``limit``.
 
-    A factor is a small divisor, or the whole of a short axis.
+    A factor is a small divisor, or the whole of a short axis: one of those may pass the limit.
     """
     per_axis = [
         tuple(d for d in divisors(e) if d <= 4 or (d == e and d <= 7)) if e < 10_000 else (1, 2, 4)
@@ -36,7 +36,7 @@ def unroll_factors(extents: tuple[int, ...], limit: int) -> tuple[tuple[int, ...
         total = 1
         for f in factors:
             total *= f
-        if total <= limit:
+        if total <= limit or total == max(factors):
             found.append((total, factors))
     return tuple(factors for _, factors in sorted(found))
 

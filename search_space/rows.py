@@ -20,6 +20,7 @@ from search_space.analysis import (
 from search_space.draft import Draft
 from search_space.factors import register_tiles
 from search_space.tiling import (
+    ROW_AXES,
     UNROLL_WHOLE,
     lanes_for,
     tile_pair,
@@ -28,6 +29,8 @@ from search_space.tiling import (
 
 VECTORS = ((1,), (2,), (4,), (8,))
 BLOCKS_PER_THREAD = 8
+# Results of overlapping windows that a good guess accumulates at once.
+USUAL_VECTORS = 8
 # Below this many iterations, waking the other threads costs more than they save.
 PARALLEL_WORK = 8192
 
@@ -134,7 +137,7 @@ def _simple_nest(
     """Loops ``[outer parallel][vector.0] [vector.1][vector.2 lanes]`` of one elementwise stage.
 
     A reduction that the stage copies accumulates in registers inside ``vector.0``. Where windows
-    overlap along an axis, a few of them do so together: ``[vector.0] [column.1][vector.1] ...``.
+    overlap along axes, a few of them do so together: ``[vector.0] [h.1][w.1][vector.1] ...``.
     """
     draft = draft.place(stage.name)
     accumulator = draft.current.by_name.get(f"{stage.name}.acc")
@@ -144,21 +147,19 @@ def _simple_nest(
             return draft
         return draft.loop(ComputeAt(accumulator.name, stage.name, f"{stage.spatial[-1].name}.0"))
     lanes = lanes_for(axis.extent, hardware.lanes(dtype_bytes_of(stage)))
-    column = None if accumulator is None else _sliding_axis(accumulator, axis)
-    reducing = [] if accumulator is None else [accumulator]
-    if accumulator is not None and column is not None:
-        reducing += _reduced_columns(draft, accumulator)
-    knob = Knob(f"{stage.name}.vectors", _registers(axis, column, lanes, hardware), stage.name)
+    reducing = [] if accumulator is None else _reductions(draft, accumulator)
+    sliding = _sliding_axes(stage, reducing, axis)
+    choices = _registers(stage, axis, sliding, lanes, hardware)
+    knob = Knob(f"{stage.name}.vectors", choices, stage.name)
     names = [a.name for a in stage.spatial if a.name != axis.name]
     leading = list(outer) if outer else enough_axes(stage, names, hardware)
     blocks = [f"{n}.0" for n in (*leading, *(n for n in names if n not in leading))]
     vector = [f"{axis.name}.{level}" for level in range(3)]
     work = prod(stage.axis(name).extent for name in leading)
     fused = blocks[: len(leading)] if outer or work >= hardware.threads else [*blocks, vector[0]]
-    tile = [vector[1]] if column is None else [f"{column.name}.1", vector[1]]
+    tile = [*(f"{name}.1" for name in sliding), vector[1]]
     steps: list[Step] = [Tile(stage.name, axis.name, (Ref(knob.name), lanes))]
-    if column is not None:
-        steps.append(Tile(stage.name, column.name, (Ref(knob.name, 1),)))
+    steps += [Tile(stage.name, name, (Ref(knob.name, n),)) for n, name in enumerate(sliding, 1)]
     steps += [
         Reorder(stage.name, (*blocks, vector[0], *tile, vector[2])),
         Annotate(stage.name, (vector[2],), "vectorize"),
@@ -168,22 +169,29 @@ def _simple_nest(
     if reducing:
         steps.append(Annotate(stage.name, tuple(tile), "unroll"))
     for each in reducing:
-        steps += _accumulate_at(each, stage, axis, column, lanes)
-    return draft.place(*(s.name for s in reducing)).knob(knob, 1).loop(*steps)
+        steps += _accumulate_at(each, stage, axis.name, sliding, lanes)
+    default = min(range(len(choices)), key=lambda n: abs(prod(choices[n]) - USUAL_VECTORS))
+    draft = draft.place(*(s.name for s in reducing))
+    return draft.knob(knob, default if sliding else 1).loop(*steps)
 
 
-def _reduced_columns(draft: Draft, accumulator: Stage) -> list[Stage]:
-    """The reduction that windows are made of, if ``accumulator`` reads nothing else."""
+def _reductions(draft: Draft, accumulator: Stage) -> list[Stage]:
+    """``accumulator``, and the reduced columns if its windows are made of nothing else."""
     (first, *rest) = dict.fromkeys(read.tensor for read in accumulator.reads())
     source = draft.current.by_name.get(first)
     if source is None or rest or source.combiner is None or source.name in draft.placed:
-        return []
-    alone = single_consumer(draft.current, source) is accumulator
-    return [source] if alone and not has_data_reuse(source) else []
+        return [accumulator]
+    alone = single_consumer(draft.current, source) is accumulator and not has_data_reuse(source)
+    return [accumulator, source] if alone and _slides(accumulator) else [accumulator]
 
 
-def _sliding_axis(stage: Stage, vector: IterAxis) -> IterAxis | None:
-    """The last axis but ``vector`` along which windows overlap: neighbours share reads."""
+def _sliding_axes(stage: Stage, reducing: list[Stage], vector: IterAxis) -> tuple[str, ...]:
+    """The last axes of ``stage`` but ``vector`` along which windows overlap: they share reads."""
+    sliding = {name for each in reducing for name in _slides(each)} - {vector.name}
+    return tuple(a.name for a in stage.spatial if a.name in sliding and a.extent > 1)[-ROW_AXES:]
+
+
+def _slides(stage: Stage) -> set[str]:
     extents = {a.name: a.extent for a in stage.reduce}
     sliding = set()
     for access in stage_accesses(stage):
@@ -191,36 +199,36 @@ def _sliding_axis(stage: Stage, vector: IterAxis) -> IterAxis | None:
             terms = () if index is None else index.terms
             window = 1 + sum(abs(c) * (extents[name] - 1) for name, c in terms if name in extents)
             sliding |= {name for name, c in terms if name not in extents and abs(c) < window}
-    found = [a for a in stage.spatial if a.name in sliding - {vector.name} and a.extent > 1]
-    return found[-1] if found else None
+    return sliding
 
 
 def _registers(
-    axis: IterAxis, column: IterAxis | None, lanes: int, hardware: Hardware
+    stage: Stage, axis: IterAxis, sliding: tuple[str, ...], lanes: int, hardware: Hardware
 ) -> tuple[tuple[int, ...], ...]:
-    """``(vectors,)`` or, with a column axis, ``(vectors, columns)`` of one register tile."""
-    if column is None:
+    """``(vectors, *sizes along sliding axes)`` of one register tile."""
+    if not sliding:
         return tuple(v for v in VECTORS if v[0] * lanes <= axis.extent)
+    rows = tuple(stage.axis(name).extent for name in sliding)
     tiles = register_tiles(
-        (column.extent,), axis.extent, lanes, hardware.vector_registers, hardware.fma_latency
+        rows, axis.extent, lanes, hardware.vector_registers, hardware.fma_latency
     )
-    return tuple((vectors, columns) for columns, vectors in tiles)
+    return tuple((tile[-1], *tile[:-1]) for tile in tiles)
 
 
 def _accumulate_at(
-    accumulator: Stage, stage: Stage, axis: IterAxis, column: IterAxis | None, lanes: int
+    accumulator: Stage, stage: Stage, axis: str, sliding: tuple[str, ...], lanes: int
 ) -> list[Step]:
-    vector = f"{axis.name}.0"
-    tile = [vector] if column is None else [f"{column.name}.0", vector]
+    vector = f"{axis}.0"
+    tile = [*(f"{name}.0" for name in sliding), vector]
     rest = [f"{a.name}.0" for a in accumulator.spatial if f"{a.name}.0" not in tile]
     reduce = [f"{a.name}.0" for a in accumulator.reduce]
     whole = prod(a.extent for a in accumulator.reduce) <= UNROLL_WHOLE
     return [
         ComputeAt(accumulator.name, stage.name, vector),
-        Tile(accumulator.name, axis.name, (lanes,)),
-        Reorder(accumulator.name, (*rest, *reduce, *tile, f"{axis.name}.1")),
+        Tile(accumulator.name, axis, (lanes,)),
+        Reorder(accumulator.name, (*rest, *reduce, *tile, f"{axis}.1")),
         Annotate(accumulator.name, (*(reduce if whole else ()), *tile), "unroll"),
-        Annotate(accumulator.name, (f"{axis.name}.1",), "vectorize"),
+        Annotate(accumulator.name, (f"{axis}.1",), "vectorize"),
         Scope(accumulator.name, "local"),
     ]
 

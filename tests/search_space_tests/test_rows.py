@@ -60,8 +60,8 @@ def test_small_kernels_stay_on_one_thread() -> None:
     assert "parallel" in kinds(112)
 
 
-@pytest.mark.parametrize(("kernel", "width"), [(3, 2), (2, 1)])
+@pytest.mark.parametrize(("kernel", "width"), [(3, 3), (2, 1)])
 def test_overlapping_windows_share_registers(kernel: int, width: int) -> None:
-    """Windows of three, two apart, read a column in common; windows of two do not."""
+    """Windows of three, two apart, read rows and columns in common; windows of two do not."""
     sketch = generate_sketches(w.pool2d(1, 16, 16, 32, kernel, 2).dag, HARDWARE)[0]
     assert {len(knob.choices[0]) for knob in sketch.knobs} == {width}
