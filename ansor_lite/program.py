@@ -7,7 +7,7 @@ compiled module stores them. Places are planned once, so a run allocates nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,15 +115,31 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
+# Which tensor is placed first: the largest, the one that takes most bytes for longest, the first
+# to live. On the networks measured one of them comes to 1.0-1.13 times what is alive at once.
+ORDERS: tuple[Callable[[Lifetime], tuple[int, ...]], ...] = (
+    lambda t: (-t.bytes,),
+    lambda t: (-t.bytes * (t.last - t.first + 1),),
+    lambda t: (t.first, -t.bytes),
+)
+
+
 def plan_memory(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
     """An offset for each tensor, and the bytes of the arena that holds them all.
 
-    Tensors that live at the same time never overlap. Largest first, each at the lowest offset that
-    is free while it lives (greedy by size, Pisarchyk and Lee 2020).
+    Tensors that live at the same time never overlap. The smallest of the plans by ``ORDERS``.
     """
+    plans = [_placed_in(order, lifetimes) for order in ORDERS]
+    return min(plans, key=lambda plan: plan[1])
+
+
+def _placed_in(
+    order: Callable[[Lifetime], tuple[int, ...]], lifetimes: Sequence[Lifetime]
+) -> tuple[list[int], int]:
+    """Each at the lowest offset that is free while it lives (greedy, Pisarchyk and Lee 2020)."""
     offsets = [0] * len(lifetimes)
     placed: list[int] = []
-    for index in sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].bytes, i)):
+    for index in sorted(range(len(lifetimes)), key=lambda i: (order(lifetimes[i]), i)):
         mine = lifetimes[index]
         taken = sorted(
             (offsets[i], offsets[i] + aligned(lifetimes[i].bytes))

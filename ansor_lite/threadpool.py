@@ -12,8 +12,9 @@ import os
 from ansor_lite.runtime_library import call_global
 
 # AffinityMode::kSpecifyThreadShareAllCore: workers float over the listed CPUs, as many as there are
-# threads. One CPU for each (-2) is no faster on an idle machine, and on a busy one a worker cannot
-# leave a CPU that somebody else uses: medians 1 to 37 % slower with a load of 5 on 2 CPUs.
+# threads. One CPU for each (-2) is no faster on a quiet machine (pinned over floating, paired:
+# mobilenet_v2 1.001 [0.998, 1.004], resnet18 0.999 [0.993, 1.013]), and on a busy one a worker
+# cannot leave a CPU that somebody else uses: medians 1 to 37 % slower with a load of 5 on 2 CPUs.
 SHARE_CPUS = -3
 
 
