@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from schedules.dag import IterAxis, Stage
+from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.guards import skips_padding
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
@@ -38,6 +38,8 @@ UNROLL_LIMIT = 4
 # A reduction this short is worth unrolling whole: nothing is left of its loops.
 UNROLL_WHOLE = 9
 ROW_AXES = 2
+# A window of 7x7 uses an element so often: too little work to hide a copy behind it.
+FEW_USES = 64
 UNROLLED_VECTORS = 4
 
 
@@ -97,6 +99,8 @@ def rule_tile_with_consumer(
     if absorbed is not None:
         same = absorbed.current.stage(stage.name)
         branches += rule_tile_with_consumer(absorbed, same, hardware) or ()
+        if not _uses_often(draft.current, pair.accumulate):
+            return tuple(branches)
     draft = _knobs(draft, pair, hardware)
     for order in ("rows", "columns") if pair.rows else ("rows",):
         tiled = _tiled(draft, pair, order)
@@ -121,6 +125,13 @@ def without_padding(draft: Draft, stage: Stage) -> Draft | None:
         if skips_padding(merged) and all_affine(merged):
             return absorbed
     return None
+
+
+def _uses_often(dag: ComputeDAG, stage: Stage) -> bool:
+    """What ``stage`` reads of other stages is used often enough to pay for a padded copy."""
+    iterations = prod(a.extent for a in stage.axes)
+    sizes = [prod(dag.shape_of(r.tensor)) for r in stage.reads() if r.tensor in dag.by_name]
+    return iterations > FEW_USES * max(sizes)
 
 
 def knob_name(pair: TilePair, what: str) -> str:

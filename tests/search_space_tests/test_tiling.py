@@ -129,3 +129,11 @@ def test_register_tiles_follow_the_machine(lanes: int) -> None:
         nest = follow(sketch, sketch.random(64, np.random.default_rng(0)))
         accumulator = next(s for s in nest.stages if s.allocated_bytes.any())
         assert np.all(accumulator.allocated_bytes <= 16 * 4 * lanes)
+
+
+def test_a_padded_copy_has_to_pay() -> None:
+    """A window of 3x3 uses an element nine times, times the results if it serves several."""
+    alone = generate_sketches(w.depthwise_conv2d(1, 28, 28, 64, 3, 1, 1).dag, HARDWARE)
+    assert all(sketch.name.startswith("unpadded") for sketch in alone)
+    several = generate_sketches(w.conv2d(1, 28, 28, 64, 64, 3, padding=1).dag, HARDWARE, exact=True)
+    assert not all(sketch.name.startswith("unpadded") for sketch in several)
