@@ -131,6 +131,15 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
     return expr if changed is None else changed
 
 
+def picking_axis(expr: Expr) -> str | None:
+    """The axis of ``select(axis == value, ...)``: each of its values has its own expression."""
+    match expr:
+        case Call("select", (Call("eq", (Axis(name), _)), _, _)):
+            return name
+        case _:
+            return None
+
+
 @dataclass(frozen=True, slots=True)
 class Affine:
     """``constant + sum(coefficient * axis)``; zero coefficients are left out."""

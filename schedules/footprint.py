@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules.dag import Stage
-from schedules.expr import OPERATIONS, Axis, Call, Expr, walk
+from schedules.expr import OPERATIONS, Axis, Call, Expr, picking_axis, walk
 
 Ints = NDArray[np.int64]
 
@@ -102,7 +102,7 @@ def count_operations(stage: Stage) -> dict[str, int]:
 def _count(expr: Expr, counts: dict[str, int]) -> None:
     if not isinstance(expr, Call):
         return
-    if expr.op == "select" and _picks_piece(expr):
+    if picking_axis(expr) is not None:
         _count(_longest_piece(expr), counts)
         return
     kind = OPERATIONS[expr.op][1]
@@ -111,14 +111,9 @@ def _count(expr: Expr, counts: dict[str, int]) -> None:
         _count(arg, counts)
 
 
-def _picks_piece(select: Call) -> bool:
-    """An axis has an expression of its own for each value, which costs nothing to choose."""
-    test = select.args[0]
-    return isinstance(test, Call) and test.op == "eq" and isinstance(test.args[0], Axis)
-
-
 def _longest_piece(expr: Expr) -> Expr:
-    if not (isinstance(expr, Call) and expr.op == "select" and _picks_piece(expr)):
+    """Of an axis whose values have expressions of their own: to choose one costs nothing."""
+    if not isinstance(expr, Call) or picking_axis(expr) is None:
         return expr
     pieces = (expr.args[1], _longest_piece(expr.args[2]))
     return max(pieces, key=lambda piece: sum(isinstance(node, Call) for node in walk(piece)))

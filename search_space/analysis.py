@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
-from schedules.expr import OPERATIONS, Axis, Call, Const, Read, walk
+from schedules.expr import OPERATIONS, Axis, Call, Const, Read, picking_axis, walk
 from schedules.plan import Access, stage_accesses
 
 
@@ -55,14 +55,8 @@ def is_plain_copy(stage: Stage) -> bool:
 
 def piecewise_axes(stage: Stage) -> frozenset[str]:
     """Axes whose every value has an expression of its own: ``select(axis == value, ...)``."""
-    found = set()
-    body = stage.body
-    for node in walk(body):
-        if isinstance(node, Call) and node.op == "select" and isinstance(node.args[0], Call):
-            test = node.args[0]
-            if test.op == "eq" and isinstance(test.args[0], Axis):
-                found.add(test.args[0].name)
-    return frozenset(found)
+    names = (picking_axis(node) for node in walk(stage.body))
+    return frozenset(name for name in names if name is not None)
 
 
 def is_piecewise(stage: Stage) -> bool:

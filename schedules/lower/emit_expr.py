@@ -72,16 +72,14 @@ def emit(
     axis: Callable[[str], Tir],
     read: Callable[[Read], Tir],
     math_mode: str = POLYNOMIAL,
-    in_bounds: Callable[[Read], bool] = lambda _: False,
 ) -> Tir:
     """``expr`` as a TVM expression; ``axis`` and ``read`` translate the leaves.
 
     ``math_mode``: ``"polynomial"`` (vectorises) or ``"libm"`` for exp, erf, tanh and sigmoid in
-    float32. A ``select`` stays lazy unless both sides may be evaluated: ``in_bounds`` may vouch for
-    reads that are legal without their guard. Raises :class:`UnsupportedProgram` for an unknown
-    operation.
+    float32. A ``select`` stays lazy unless both sides may be evaluated. Raises
+    :class:`UnsupportedProgram` for an unknown operation.
     """
-    emitter = _Emitter(axis, read, math_mode, in_bounds, _unguarded_reads(expr))
+    emitter = _Emitter(axis, read, math_mode, _unguarded_reads(expr))
     return emitter.emit(expr)
 
 
@@ -91,13 +89,11 @@ class _Emitter:
         axis: Callable[[str], Tir],
         read: Callable[[Read], Tir],
         math_mode: str,
-        in_bounds: Callable[[Read], bool],
         unguarded: frozenset[Read],
     ) -> None:
         self.axis = axis
         self.read = read
         self.math_mode = math_mode
-        self.in_bounds = in_bounds
         self.unguarded = unguarded
 
     def emit(self, expr: Expr) -> Tir:
@@ -157,7 +153,7 @@ class _Emitter:
                 free = by_data and not any(
                     isinstance(i, Read) for x in node.indices for i in walk(x)
                 )
-                if not free and not self.in_bounds(node):
+                if not free:
                     return False
         return True
 
