@@ -280,6 +280,10 @@ def tune_tasks(
     confirm = min(confirm, 0.1 * (options.limit_seconds or 0.0))
     loop = TuningLoop(states, reordered(goal, order), options, around, begun, reserve, confirm)
     reason = loop.run()
+    untried = sum(not state.trials for state in loop.states)
+    if untried and reason in ("seconds", "trials"):
+        counted = f"{untried} of {len(loop.states)} tasks got no trial"
+        on_event(TuningWarning(f"{counted}: the limit ended tuning before their turn"))
     result = _result(loop, reason)
     on_event(
         TuningFinished(

@@ -83,10 +83,10 @@ class TimingInputs:
         """A view of the elements kept for ``name``, which grow with the largest packing seen."""
         size = max(1, prod(shape))
         if name not in self.constants or self.constants[name].shape[0] < size:
-            values = random_array(self.rng, (size,), dtype)
+            drawn = random_array(self.rng, (min(size, DRAWN),), dtype)
             # A compiled module keeps its weights in such memory too.
-            memory = arena(values.nbytes).view(values.dtype)
-            memory[:] = values
+            memory = arena(size * drawn.itemsize).view(drawn.dtype)
+            repeat(drawn, memory)
             self.constants[name] = tvm.runtime.from_dlpack(memory)
         return self.constants[name]._create_view(shape, dtype)
 
@@ -161,7 +161,10 @@ def random_array(
     """
     size = prod(shape)
     if size > DRAWN:
-        return np.resize(random_array(rng, (DRAWN,), dtype, positive), shape)
+        drawn = random_array(rng, (DRAWN,), dtype, positive)
+        result = np.empty(size, dtype=drawn.dtype)
+        repeat(drawn, result)
+        return result.reshape(shape)
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     if "float" not in dtype:
@@ -169,6 +172,13 @@ def random_array(
         return rng.integers(0, high, shape).astype(dtype)
     values = rng.standard_normal(shape, dtype=np.float32)
     return (np.abs(values) + np.float32(0.1) if positive else values).astype(dtype)
+
+
+def repeat(values: Array, into: Array) -> None:
+    """Fill a flat array with ``values``, again and again."""
+    for start in range(0, len(into), len(values)):
+        part = into[start : start + len(values)]
+        part[:] = values[: len(part)]
 
 
 def empty(dag: ComputeDAG, name: str) -> Any:

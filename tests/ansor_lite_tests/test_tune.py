@@ -143,6 +143,16 @@ def test_a_chain_that_no_sketch_brings_together_is_not_tuned(
     assert [t.task.key for t in result.tasks] == [TASKS[0].key, LAST.key]
 
 
+def test_tasks_that_no_trial_was_left_for_are_told_of(tmp_path: Path) -> None:
+    events: list[Event] = []
+    tuned(tmp_path / "log.jsonl", OPTIONS.replace(trials=1), events=events)
+    warnings = [e.message for e in events if isinstance(e, TuningWarning)]
+    assert any(w.startswith("1 of 2 tasks got no trial") for w in warnings)
+    events.clear()
+    tuned(tmp_path / "log.jsonl", events=events)
+    assert not any(isinstance(e, TuningWarning) for e in events)
+
+
 def test_records_say_round_and_time_of_the_tuning_clock(tmp_path: Path) -> None:
     tuned(tmp_path / "log.jsonl")
     mine = [r for r in records.read(tmp_path / "log.jsonl") if r.task == TASKS[0].key]
