@@ -37,8 +37,9 @@ MOST_LINKS = 3
 # Floating-point operations that a processor at its peak does while a byte passes between the cores'
 # caches and the next level.
 FLOP_PER_BYTE = 4.0
-# Least share of a chain's time at peak that writing and reading what it keeps inside would take ...
-LEAST_GAIN = 0.05
+# Least share of a chain's time at peak that writing and reading what it keeps inside would take
+# (at 0.08, two layers of a perceptron, chains gained nothing, and every one costs trials) ...
+LEAST_GAIN = 0.25
 # ... and least size of it: what is smaller stays in the cache of a core anyway.
 LEAST_BYTES = 1024 * 1024
 # Rows of a block, about. What is read across the borders of blocks is computed twice.
