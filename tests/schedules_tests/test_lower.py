@@ -77,3 +77,12 @@ def test_constant_operands_are_packed_outside_the_function() -> None:
     assert set(packed.ravel().tolist()) == set(array.ravel().tolist())
     position = [t.name for t in dag.inputs].index(weight.name)
     assert tuple(int(s) for s in lowered.func.params[position].shape) == packing.shape
+
+
+@pytest.mark.parametrize(("combiner", "extreme"), [("max", -np.inf), ("min", np.inf)])
+def test_the_extreme_of_infinities_is_infinite(combiner: str, extreme: float) -> None:
+    axes = (IterAxis("i", 5), IterAxis("k", 3, REDUCE))
+    found = Stage("s", axes, Read("x", (Axis("i"), Axis("k")), F), F, combiner)
+    case = Case(ComputeDAG((Tensor("x", (5, 3), F),), (found,), ("s",)), HARDWARE)
+    case.arrays["x"][:] = extreme
+    assert (case.run(())["s"] == extreme).all()
