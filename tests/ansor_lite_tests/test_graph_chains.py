@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,8 @@ import small_models
 from onnx import TensorProto, helper
 
 from ansor_lite.alternatives import faster_chains
-from ansor_lite.compiler import compile_graph
+from ansor_lite.compiler import compile, compile_graph
+from ansor_lite.errors import MissingRecords
 from ansor_lite.frontend.importer import import_network
 from ansor_lite.graph.plan import Graph, plan_network, use_chains
 from ansor_lite.target import native
@@ -123,6 +126,15 @@ def test_a_chain_runs_where_it_is_faster_and_computes_the_same() -> None:
     x = np.random.default_rng(0).standard_normal((1, NARROW, SIZE, SIZE)).astype(np.float32)
     expected = small_models.reference(network, {"x": x})
     assert small_models.relative_error(module.run({"x": x})["z"], expected["z"]) < 1e-4
+
+
+def test_strict_asks_for_records_of_the_parts_and_of_no_chain(tmp_path: Path) -> None:
+    network = model(INVERTED_RESIDUAL, ["y"])
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(MissingRecords) as missing:
+        log.touch()
+        compile(network, log, threads=2, strict=True)
+    assert missing.value.tasks == tuple(t.name for t in planned(INVERTED_RESIDUAL, ["y"]).tunable)
 
 
 def test_nothing_changes_without_a_faster_chain() -> None:
