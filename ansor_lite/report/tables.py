@@ -102,11 +102,8 @@ def profile_rows(times: Sequence[KernelTime], peak: Peak | None) -> list[tuple[s
 
 
 def overhead_text(found: Overhead) -> str:
-    """One line below the profile."""
-    return (
-        f"outside kernels: {found.share:.1%} of a run "
-        f"({seconds_text(max(found.outside, 0.0))} of {seconds_text(found.run)})"
-    )
+    """One line below the profile; a negative share is noise around nothing."""
+    return f"outside kernels: {found.share:.1%} of a run of {seconds_text(found.run)}"
 
 
 def _origin(time: KernelTime) -> str:
