@@ -2,7 +2,8 @@
 
 Minimal filtering keeps filters up to four times as large as the direct algorithm reads. Where that
 wins little time, as for many channels on few pixels, it is not worth the memory of the running
-process. Separate from ``records.py`` because this weighs the tasks of a network against each other.
+process. A distilled log holds the fastest alone, so they are what it replays to. Separate from
+``records.py`` because this weighs the tasks of a network against each other.
 """
 
 from __future__ import annotations
