@@ -275,7 +275,8 @@ class TaskSearch:
         return programs
 
     def _active(self, rng: np.random.Generator) -> list[int]:
-        """Sketches worth evolving this round: those of the best measured, the rest by chance.
+        """Sketches worth evolving this round: those of the best measured, the rest by chance, from
+        the contenders first.
 
         Following and scoring has a price per sketch, not only per row.
         """
@@ -284,8 +285,11 @@ class TaskSearch:
             return list(range(total))
         ranked = dict.fromkeys(c.sketch for c in self.top(len(self._measured)) if c.sketch >= 0)
         good = list(ranked)[: limit - self.settings.drawn]
-        others = [s for s in range(total) if s not in good]
-        drawn = rng.choice(others, size=limit - len(good), replace=False).tolist()
+        waiting = [s for s in self._contenders() if s not in good]
+        missing = limit - len(good)
+        fair = len(waiting) >= missing
+        others = waiting if fair else [s for s in range(total) if s not in good]
+        drawn = rng.choice(others, size=missing, replace=False).tolist()
         return sorted(good + drawn)
 
     def _pool(self, rng: np.random.Generator) -> _Pool:

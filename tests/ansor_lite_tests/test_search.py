@@ -168,3 +168,14 @@ def test_a_sketch_that_is_not_far_behind_is_tried_again_and_others_are_not() -> 
 
     assert fours(1.2) == 1
     assert fours(3.0) == 0
+
+
+def test_the_place_left_to_chance_goes_to_sketches_that_may_yet_win() -> None:
+    """Of twenty sketches the last is the only one not far behind the leading three."""
+    near = {0: 1.0, 1: 1.1, 2: 1.2, 19: 1.3}
+    search = TaskSearch([sketch("x" * (i + 1), 40) for i in range(20)])
+    search.scorer = score
+    batch = search.propose(20, np.random.default_rng(0))
+    search.observe(batch, [near.get(c.sketch, 9.0) for c in batch])
+    again = search.propose(8, np.random.default_rng(1))
+    assert {c.sketch for c in again if c.origin == "model"} == set(near)
