@@ -82,12 +82,12 @@ def find_chains(module: tvm.IRModule, dags: Dags) -> tuple[Place, ...]:
 
 def find_copies(module: tvm.IRModule, dags: Dags) -> tuple[Place, ...]:
     """Places of a copy and the kernel that alone reads it, and should read through it."""
-    found = []
+    found: dict[Any, Place | None] = {}  # one for a reader: places must not overlap
     for block in main_blocks(module):
         for copy, reader in _pairs(block, dags):
-            if _is_copy_of_few(copy.dag) and has_anchor(reader.dag):
-                found.append(_place((copy, reader)))
-    return tuple(place for place in found if place is not None)
+            if _is_copy_of_few(copy.dag) and has_anchor(reader.dag) and reader.result not in found:
+                found[reader.result] = _place((copy, reader))
+    return tuple(place for place in found.values() if place is not None)
 
 
 def merge_calls(module: tvm.IRModule, places: Iterable[Place]) -> tvm.IRModule:

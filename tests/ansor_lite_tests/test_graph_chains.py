@@ -153,3 +153,20 @@ def test_a_copy_of_few_channels_is_read_through() -> None:
         )
         graph = plan_network(import_network(built))
         assert graph.tasks[0].name.split(" ")[0] == first
+
+
+def test_of_two_copies_for_one_kernel_one_is_read_through() -> None:
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["a"], ["at"], perm=[0, 2, 1]),
+        node("Transpose", ["b"], ["bt"], perm=[0, 2, 1]),
+        node("MatMul", ["at", "bt"], ["y"]),
+    ]
+    inputs = {name: (TensorProto.FLOAT, (5, 4, 4)) for name in "ab"}
+    network = small_models.build(nodes, inputs, ["y"], {})
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal((5, 4, 4)).astype(np.float32) for name in "ab"}
+    graph = plan_network(import_network(network))
+    found = compile_graph(graph, lambda task: None, native(2)).run(feeds)["y"]
+    expected = small_models.reference(network, feeds)["y"]
+    assert small_models.relative_error(found, expected) < 1e-4
