@@ -70,16 +70,18 @@ def footprint(
     counts: list[Ints], shape: list[Ints], element: int, unit: bool, n: int, depths: int
 ) -> tuple[Ints, Ints]:
     """Elements and cache lines of a region; dimensions come innermost first."""
-    touched = table(n, depths, 1)
-    run = table(n, depths, 1)
-    rows = table(n, depths, 1)
-    contiguous: NDArray[np.bool_] = np.ones((depths, n), dtype=bool).T
-    for d, (count, size) in enumerate(zip(counts, shape, strict=False)):
+    touched: Ints = counts[0] if counts else table(n, depths, 1)
+    for count in counts[1:]:
         touched = touched * count
-        joins = contiguous if d or unit else np.zeros_like(contiguous)
-        run = np.where(joins, run * count, run)
-        rows = np.where(joins, rows, rows * count)
-        contiguous = joins & (count >= size[:, None])
+    if not counts or not unit:
+        return touched, touched * cache_lines(np.array(element))
+    run, rows = counts[0], table(n, depths, 1)
+    contiguous = counts[0] >= shape[0][:, None]
+    for d, (count, size) in enumerate(zip(counts[1:], shape[1:], strict=False), 2):
+        run = np.where(contiguous, run * count, run)
+        rows = np.where(contiguous, rows, rows * count)
+        if d < len(counts):
+            contiguous = contiguous & (count >= size[:, None])
     return touched, rows * cache_lines(run * element)
 
 
