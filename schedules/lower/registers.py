@@ -21,8 +21,6 @@ PIPELINE = "ansor-lite"
 # All vector registers of the largest machine twice: what does not fit them belongs on the heap.
 STACK_BYTES = 4096
 
-AS_IT_IS = {"disable_lower_builtin": tirx.const(1, "bool")}
-
 
 def keep_on_stack(statement: Any) -> Any:
     """``statement`` with its small local buffers marked for the stack."""
