@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from math import prod, sqrt
+from math import pi, prod, sqrt
 from typing import TypeAlias
 
 from ansor_lite.errors import InputError
@@ -85,14 +85,29 @@ def _gelu(x: Expr) -> Expr:
     )
 
 
+def _gelu_tanh(x: Expr) -> Expr:
+    """The approximation of Hendrycks and Gimpel, 2016."""
+    curve = add(x, mul(number(0.044715), mul(mul(x, x), x)))
+    tanh = Call("tanh", (mul(number(sqrt(2 / pi)), curve),), FLOAT)
+    return mul(mul(number(0.5), x), add(number(1), tanh))
+
+
 ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
     "relu": lambda x: Call("max", (x, number(0)), FLOAT),
     "relu6": lambda x: Call("min", (Call("max", (x, number(0)), FLOAT), number(6)), FLOAT),
     "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
     "sigmoid": lambda x: Call("sigmoid", (x,), FLOAT),
     "silu": lambda x: mul(x, Call("sigmoid", (x,), FLOAT)),
     "tanh": lambda x: Call("tanh", (x,), FLOAT),
 }
+
+
+def activated(name: str, x: Expr) -> Expr:
+    """One of :data:`ACTIVATIONS` of ``x``; raises :class:`InputError` when there is none."""
+    if name not in ACTIVATIONS:
+        raise InputError(f"no activation {name!r}; there are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name](x)
 
 
 class Access:
@@ -176,11 +191,7 @@ class Layer:
             self._elementwise("joined", lambda x: add(x, other))
             words.append("residual")
         if activation is not None:
-            if activation not in ACTIVATIONS:
-                raise InputError(
-                    f"no activation {activation!r}; there are {', '.join(ACTIVATIONS)}"
-                )
-            self._elementwise(activation, ACTIVATIONS[activation])
+            self._elementwise(activation, lambda x: activated(activation, x))
             words.append(activation)
         dag = ComputeDAG(tuple(self.inputs), tuple(self.stages), (self.stages[-1].name,))
         return Task(" ".join(w for w in words if w), dag)
@@ -354,7 +365,7 @@ class Layer:
         axes, inner = self.axes(n=n, c=co), "ci" if ci > 1 else 0
         product = mul(x("n", inner), weight(inner, "c"))
         summed = self.accumulate(f"{name}_sum", axes, {"ci": ci}, product)
-        value = ACTIVATIONS[activation](add(summed("n", "c"), bias("c")))
+        value = activated(activation, add(summed("n", "c"), bias("c")))
         return self.stage(name, axes, value)
 
     # -- pieces of them --------------------------------------------------------------------------

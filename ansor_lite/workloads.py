@@ -19,6 +19,7 @@ from ansor_lite.layers import (
     LOWEST,
     Layer,
     Sizes,
+    activated,
     add,
     at_most,
     div,
@@ -223,6 +224,22 @@ def matmul(
     axes = (*layer.axes(i=m, j=n), *layer.reduced(k=k))
     layer.stage("matmul", axes, mul(a("i", "k"), b("k", "j")), "sum")
     return layer.finish(bias, activation, residual)
+
+
+def gated_matmul(
+    m: int, n: int, k: int, *, activation: str = "silu", constant_weights: bool = True
+) -> Task:
+    """``activation(x W1) * (x W2)`` for ``x [m, k]`` (Shazeer, 2020: SwiGLU with ``silu``)."""
+    layer = Layer("gated_matmul", constant_weights, f"m{m} n{n} k{k} {activation}")
+    a = layer.input("a", m, k)("i", "k")
+    weights = [layer.weight(name, k, n)("k", "j") for name in ("b", "c")]
+    axes = (*layer.axes(i=m, j=n), *layer.reduced(k=k))
+    gate, value = (
+        layer.stage(name, axes, mul(a, weight), "sum")("i", "j")
+        for name, weight in zip(("gate", "value"), weights, strict=True)
+    )
+    layer.stage("gated", layer.axes(i=m, j=n), mul(activated(activation, gate), value))
+    return layer.finish()
 
 
 def batch_matmul(

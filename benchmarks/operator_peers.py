@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from math import pi, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ OPSET = 18
 class Geometry:
     """An operator in every runtime's terms.
 
-    ``kind``: convolution, transposed, max, avg or matmul. A matrix product has rows ``n``, columns
-    ``co`` and depth ``ci``, and no spatial extents.
+    ``kind``: convolution, transposed, max, avg, matmul, gated or products. A matrix product has
+    rows ``n``, columns ``co`` and depth ``ci``, and no spatial extents; products are ``groups`` of
+    them, whose second operand is no constant (by rows of it where ``transposed``).
     """
 
     kind: str
@@ -36,6 +38,9 @@ class Geometry:
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    transposed: bool = False
+    activation: str | None = None
+    residual: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -49,11 +54,15 @@ KINDS = {
     "conv2d_transpose": "transposed",
 }
 
+PRODUCTS = {"matmul": "matmul", "gated_matmul": "gated", "batch_matmul": "products"}
+# Values that are given with every run; all others are constants.
+FED = ("x", "other", "residual")
+
 
 def geometry(workload: str, arguments: Mapping[str, Any]) -> Geometry:
     """What a call of ``ansor_lite.workloads`` computes."""
-    if workload == "matmul":
-        return Geometry("matmul", arguments["m"], arguments["k"], arguments["n"])
+    if workload in PRODUCTS:
+        return _product(PRODUCTS[workload], arguments)
     spatial = tuple(arguments[name] for name in "dhw" if name in arguments)
 
     def each(name: str, otherwise: int) -> tuple[int, ...]:
@@ -76,43 +85,136 @@ def geometry(workload: str, arguments: Mapping[str, Any]) -> Geometry:
     )
 
 
+def _product(kind: str, arguments: Mapping[str, Any]) -> Geometry:
+    return Geometry(
+        kind,
+        arguments["m"],
+        arguments["k"],
+        arguments["n"],
+        groups=arguments.get("b", 1),
+        transposed=arguments.get("transpose_b", False),
+        activation=arguments.get("activation", "silu" if kind == "gated" else None),
+        residual=arguments.get("residual", False),
+    )
+
+
 def arrays(of: Geometry, seed: int) -> Arrays:
-    """``x``, and ``weight`` and ``bias`` where there are any, in the layouts of ONNX."""
+    """``x``, the other values of :data:`FED`, and the constants, in the layouts of ONNX."""
     rng = np.random.default_rng(seed)
-
-    def random(*shape: int) -> NDArray[np.float32]:
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    x = random(of.n, of.ci, *of.spatial)
-    if of.kind in ("max", "avg"):
-        return {"x": x}
-    weight = {
-        "matmul": (of.ci, of.co),
-        "transposed": (of.ci, of.co // of.groups, *of.kernel),
-        "convolution": (of.co, of.ci // of.groups, *of.kernel),
-    }[of.kind]
-    return {"x": x, "weight": random(*weight), "bias": random(of.co)}
+    shapes: dict[str, tuple[int, ...]] = {"x": (of.n, of.ci, *of.spatial)}
+    if of.kind == "products":
+        other = (of.co, of.ci) if of.transposed else (of.ci, of.co)
+        shapes = {"x": (of.groups, of.n, of.ci), "other": (of.groups, *other)}
+    elif of.kind == "gated":
+        shapes |= {"weight": (of.ci, of.co), "value_weight": (of.ci, of.co)}
+    elif of.kind not in ("max", "avg"):
+        weight = {
+            "matmul": (of.ci, of.co),
+            "transposed": (of.ci, of.co // of.groups, *of.kernel),
+            "convolution": (of.co, of.ci // of.groups, *of.kernel),
+        }[of.kind]
+        shapes |= {"weight": weight, "bias": (of.co,)}
+    if of.residual:
+        shapes |= {"residual": (of.n, of.co)}
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
 
 
 def save_onnx(of: Geometry, values: Arrays, path: Path) -> None:
-    """A model of one operator with input ``x`` and output ``y``; the rest are initializers."""
+    """A model whose inputs are the values of :data:`FED`, with output ``y``."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    constants = [name for name in values if name != "x"]
-    names = {"convolution": "Conv", "transposed": "ConvTranspose", "matmul": "Gemm"}
-    names |= {"max": "MaxPool", "avg": "AveragePool"}
-    node = helper.make_node(names[of.kind], ["x", *constants], ["y"], **_attributes(of))
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
+        for name, value in values.items()
+        if name in FED
+    ]
+    written = _nodes(of, values)
+    read = {word for _, words, _, _ in written for word in words}
+    constants = {name: value for name, value in values.items() if name not in FED}
+    constants |= {name: value for name, value in NUMBERS.items() if name in read}
+    nodes = [
+        helper.make_node(operator, words, [result], **attributes)
+        for operator, words, result, attributes in written
+    ]
     graph = helper.make_graph(
-        [node],
+        nodes,
         "operator",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, values["x"].shape)],
+        inputs,
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(values[name], name) for name in constants],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     opset = [helper.make_opsetid("", OPSET)]
     # The format of the file that goes with OPSET, for runtimes that are older than the writer.
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+
+
+Node: TypeAlias = tuple[str, list[str], str, dict[str, Any]]
+"""Operator, operands, result, attributes."""
+
+
+def _nodes(of: Geometry, values: Arrays) -> list[Node]:
+    """The operator and its epilogue, as exporters write them."""
+    nodes = _anchor(of, values)
+    if of.residual:
+        nodes.append(("Add", [nodes[-1][2], "residual"], "joined", {}))
+    if of.activation is not None:
+        nodes += _activation(of.activation, nodes[-1][2])
+    if of.kind == "gated":
+        nodes.append(("MatMul", ["x", "value_weight"], "value", {}))
+        nodes.append(("Mul", [nodes[-2][2], "value"], "gated", {}))
+    operator, words, _, attributes = nodes.pop()
+    return [*nodes, (operator, words, "y", attributes)]
+
+
+def _anchor(of: Geometry, values: Arrays) -> list[Node]:
+    if of.kind == "gated":
+        return [("MatMul", ["x", "weight"], "product", {})]
+    if of.kind == "products":
+        turn: list[Node] = [("Transpose", ["other"], "turned", {"perm": (0, 2, 1)})]
+        words = ["x", "turned" if of.transposed else "other"]
+        return [*turn[: int(of.transposed)], ("MatMul", words, "product", {})]
+    names = {"convolution": "Conv", "transposed": "ConvTranspose", "matmul": "Gemm"}
+    names |= {"max": "MaxPool", "avg": "AveragePool"}
+    words = [name for name in values if name != "residual"]
+    return [(names[of.kind], words, "product", _attributes(of))]
+
+
+# Operator, operands ("x": what the activation is of), result.
+ACTIVATIONS: dict[str, tuple[tuple[str, tuple[str, ...], str], ...]] = {
+    "silu": (("Sigmoid", ("x",), "sigmoid"), ("Mul", ("x", "sigmoid"), "silu")),
+    "gelu": (
+        ("Div", ("x", "sqrt(2)"), "scaled"),
+        ("Erf", ("scaled",), "erf"),
+        ("Add", ("erf", "1"), "shifted"),
+        ("Mul", ("x", "shifted"), "doubled"),
+        ("Mul", ("doubled", "1/2"), "gelu"),
+    ),
+    "gelu_tanh": (
+        ("Pow", ("x", "3"), "cube"),
+        ("Mul", ("cube", "0.044715"), "small"),
+        ("Add", ("x", "small"), "curve"),
+        ("Mul", ("curve", "sqrt(2/pi)"), "scaled"),
+        ("Tanh", ("scaled",), "tanh"),
+        ("Add", ("tanh", "1"), "shifted"),
+        ("Mul", ("x", "1/2"), "half"),
+        ("Mul", ("half", "shifted"), "gelu"),
+    ),
+}
+NUMBERS: Arrays = {
+    name: np.asarray(value, np.float32)
+    for name, value in {
+        "sqrt(2)": sqrt(2), "1": 1, "1/2": 0.5, "3": 3, "0.044715": 0.044715,
+        "sqrt(2/pi)": sqrt(2 / pi),
+    }.items()
+}  # fmt: skip
+
+
+def _activation(name: str, of: str) -> list[Node]:
+    return [
+        (operator, [of if word == "x" else word for word in words], result, {})
+        for operator, words, result in ACTIVATIONS[name]
+    ]
 
 
 def _attributes(of: Geometry) -> dict[str, Any]:

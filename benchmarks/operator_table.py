@@ -24,10 +24,13 @@ class Operator:
     round_shape: str = ""
 
     def task(self) -> Task:
-        """The operator and its bias, without an activation that peers would not fuse."""
-        plain = {} if self.workload == "pool2d" else {"bias": True, "activation": None}
-        task: Task = getattr(workloads, self.workload)(**self.arguments, **plain)
+        """The operator and its bias; an activation only where the row names one."""
+        plain = {} if self.workload in WITHOUT_BIAS else {"bias": True, "activation": None}
+        task: Task = getattr(workloads, self.workload)(**(plain | dict(self.arguments)))
         return task
+
+
+WITHOUT_BIAS = ("pool2d", "batch_matmul", "gated_matmul")
 
 
 def _conv(
@@ -59,6 +62,22 @@ def _pool(kind: str, kernel: int, stride: int, padding: int, size: int, c: int) 
     return Operator(name, "pool2d", arguments)
 
 
+def _matmul(m: int, k: int, n: int, **epilogue: Any) -> Operator:
+    words = [f"matmul {m}x{k}x{n}"]
+    words += [name if value is True else str(value) for name, value in epilogue.items()]
+    return Operator(", ".join(words), "matmul", {"m": m, "n": n, "k": k, **epilogue})
+
+
+def _products(b: int, m: int, k: int, n: int, transpose_b: bool = False) -> Operator:
+    name = f"{b} products {m}x{k}x{n}" + " of rows" * transpose_b
+    arguments = {"b": b, "m": m, "n": n, "k": k, "transpose_b": transpose_b}
+    return Operator(name, "batch_matmul", arguments)
+
+
+def _gated(m: int, k: int, n: int) -> Operator:
+    return Operator(f"gated matmul {m}x{k}x{n}", "gated_matmul", {"m": m, "n": n, "k": k})
+
+
 OPERATORS: tuple[Operator, ...] = (
     # resnet50
     _conv("resnet50 3x3, 56x56x64", 56, 64, 64, 3),
@@ -84,6 +103,25 @@ OPERATORS: tuple[Operator, ...] = (
     ),
     Operator("round 16 rows, 1024 classes", "matmul", {"m": 16, "n": 1024, "k": 2048}),
     Operator("one row, 1000 classes", "matmul", {"m": 1, "n": 1000, "k": 2048}),
+    # transformers: layers of 128 and 197 tokens, vocabularies, epilogues
+    _matmul(128, 768, 768),
+    _matmul(128, 768, 3072),
+    _matmul(128, 3072, 768),
+    _matmul(197, 768, 768),
+    _matmul(128, 768, 30522),
+    _matmul(128, 768, 50257),
+    _matmul(128, 768, 3072, activation="gelu"),
+    _matmul(128, 768, 3072, activation="gelu_tanh"),
+    _matmul(128, 768, 3072, activation="silu"),
+    _matmul(128, 3072, 768, residual=True),
+    _gated(128, 768, 2048),
+    # few rows: the weights come from memory
+    *(_matmul(m, 4096, 4096) for m in (1, 4, 8, 16)),
+    # products of activations, as attention has them
+    _products(12, 128, 64, 128, transpose_b=True),
+    _products(12, 128, 128, 64),
+    _products(12, 197, 64, 197, transpose_b=True),
+    _products(12, 197, 197, 64),
     # depthwise
     _depthwise(3, 1, 56, 144),
     _depthwise(3, 2, 56, 144),

@@ -27,7 +27,7 @@ from ansor_lite.tasks import Task
 from benchmarks import operator_program
 from benchmarks.common import RESULTS, kept_rows, measured_now, show, write_result
 from benchmarks.comparing import TOLERANCE, compare, control_of, time_in_turns
-from benchmarks.operator_peers import arrays, geometry, save_onnx
+from benchmarks.operator_peers import FED, arrays, geometry, save_onnx
 from benchmarks.operator_table import OPERATORS, Operator
 from benchmarks.paired import Ratio, is_void, paired_ratio
 from benchmarks.runtimes import FMA_PEAK, Runtime, RuntimeFailure, write_arrays
@@ -235,7 +235,7 @@ def _start_peers(
     values = arrays(shape, arguments.seed)
     save_onnx(shape, values, folder / "model.onnx")
     (folder / "geometry").write_text(json.dumps(shape.to_json()))
-    write_arrays(folder / "x.npz", {"x": values["x"]})
+    write_arrays(folder / "x.npz", {name: values[name] for name in FED if name in values})
     write_arrays(folder / "all.npz", values)
     refused: dict[str, str] = {}
     expected: dict[str, NDArray[Any]] = {}

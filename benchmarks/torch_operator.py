@@ -20,6 +20,13 @@ TRIALS = 5
 # Channels last, by the number of dimensions of the data.
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
+ACTIVATIONS: Mapping[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
+    None: lambda x: x,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
 
 def load(request: Request) -> Loaded:
     """``path``: a file of ``Geometry.to_json``."""
@@ -44,6 +51,8 @@ def _call(
     geometry: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], layout: torch.memory_format
 ) -> Callable[[], torch.Tensor]:
     x = tensors["x"].contiguous(memory_format=layout)
+    if geometry["kind"] in ("matmul", "gated", "products"):
+        return _product_call(geometry, tensors)
     weight, bias = tensors.get("weight"), tensors.get("bias")
     kind, rank = geometry["kind"], len(geometry["kernel"])
     stride, padding = geometry["stride"], geometry["padding"]
@@ -51,9 +60,6 @@ def _call(
         pool = getattr(functional, f"{kind}_pool{rank}d")
         return lambda: pool(x, geometry["kernel"], stride, padding)
     assert weight is not None
-    if kind == "matmul":
-        transposed = weight.T.contiguous()
-        return lambda: functional.linear(x, transposed, bias)
     if weight.dim() == x.dim():
         weight = weight.contiguous(memory_format=layout)
     groups, dilation = geometry["groups"], geometry["dilation"]
@@ -62,6 +68,24 @@ def _call(
         return lambda: transpose(x, weight, bias, stride, padding, 0, groups, dilation)
     convolve = getattr(functional, f"conv{rank}d")
     return lambda: convolve(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _product_call(
+    geometry: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> Callable[[], torch.Tensor]:
+    x, residual = tensors["x"], tensors.get("residual")
+    if geometry["kind"] == "products":
+        other = tensors["other"]
+        other = other.transpose(1, 2) if geometry["transposed"] else other
+        return lambda: torch.matmul(x, other)
+    weight, bias = tensors["weight"].T.contiguous(), tensors.get("bias")
+    activation = ACTIVATIONS[geometry["activation"]]
+    if geometry["kind"] == "gated":
+        value = tensors["value_weight"].T.contiguous()
+        return lambda: activation(functional.linear(x, weight)) * functional.linear(x, value)
+    if residual is None:
+        return lambda: activation(functional.linear(x, weight, bias))
+    return lambda: activation(functional.linear(x, weight, bias) + residual)
 
 
 def _least_seconds(call: Callable[[], torch.Tensor]) -> float:

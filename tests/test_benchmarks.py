@@ -344,7 +344,12 @@ SMALL_OPERATORS = (
     ("depthwise_conv2d", {"n": 1, "h": 9, "w": 9, "c": 6, "kernel": 3, "padding": 1}),
     ("conv2d_transpose", {"n": 1, "h": 5, "w": 5, "ci": 4, "co": 6, "kernel": 4, "stride": 2}),
     ("pool2d", {"n": 1, "h": 9, "w": 9, "c": 6, "kernel": 3, "padding": 1, "kind": "avg"}),
-    ("matmul", {"m": 3, "n": 6, "k": 4}),
+    ("matmul", {"m": 3, "n": 6, "k": 4, "activation": "gelu", "residual": True}),
+    ("matmul", {"m": 3, "n": 6, "k": 4, "activation": "gelu_tanh"}),
+    ("matmul", {"m": 3, "n": 6, "k": 4, "activation": "silu"}),
+    ("gated_matmul", {"m": 3, "n": 6, "k": 4}),
+    ("batch_matmul", {"b": 2, "m": 3, "n": 6, "k": 4, "transpose_b": True}),
+    ("batch_matmul", {"b": 2, "m": 3, "n": 6, "k": 4}),
 )
 
 
@@ -357,11 +362,12 @@ def test_peers_compute_outputs_of_the_size_of_ours(
     values = operator_peers.arrays(shape, seed=0)
     path = tmp_path / "operator.onnx"
     operator_peers.save_onnx(shape, values, path)
-    [found] = onnxruntime.InferenceSession(path).run(None, {"x": values["x"]})
+    fed = {name: values[name] for name in operator_peers.FED if name in values}
+    [found] = onnxruntime.InferenceSession(path).run(None, fed)
     dag = operator_table.Operator("", workload, arguments).task().dag
     assert found.size == np.prod(dag.shape_of(dag.outputs[0]))
     constant = sum(np.prod(t.shape) for t in dag.inputs if t.constant)
-    assert constant == sum(v.size for name, v in values.items() if name != "x")
+    assert constant == sum(v.size for name, v in values.items() if name not in fed)
 
 
 def test_a_thread_count_is_compared_with_the_first() -> None:
