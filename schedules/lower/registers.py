@@ -15,6 +15,7 @@ from tvm import DataType, tirx
 from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipeline
 
 from schedules.lower.passes import passes
+from schedules.lower.statements import statement_pass
 
 PIPELINE = "ansor-lite"
 
@@ -22,34 +23,11 @@ PIPELINE = "ansor-lite"
 STACK_BYTES = 4096
 
 
-def keep_on_stack(statement: Any) -> Any:
-    """``statement`` with its small local buffers marked for the stack."""
-    match statement:
-        case tirx.SeqStmt():
-            return tirx.SeqStmt([keep_on_stack(s) for s in statement.seq])
-        case tirx.For():
-            return tirx.For(
-                statement.loop_var,
-                statement.min,
-                statement.extent,
-                statement.kind,
-                keep_on_stack(statement.body),
-                statement.thread_binding,
-                statement.annotations,
-            )
-        case tirx.AttrStmt():
-            body = keep_on_stack(statement.body)
-            return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, body)
-        case tirx.IfThenElse():
-            other = statement.else_case
-            other = None if other is None else keep_on_stack(other)
-            return tirx.IfThenElse(statement.condition, keep_on_stack(statement.then_case), other)
-        case tirx.AllocBuffer() if _fits(statement.buffer):
-            return tirx.AllocBuffer(
-                statement.buffer, {"disable_lower_builtin": tirx.const(1, "bool")}
-            )
-        case _:
-            return statement
+def _kept_on_stack(statement: Any) -> Any:
+    """A small local buffer, marked for the stack; ``None`` for other statements."""
+    if not isinstance(statement, tirx.AllocBuffer) or not _fits(statement.buffer):
+        return None
+    return tirx.AllocBuffer(statement.buffer, {"disable_lower_builtin": tirx.const(1, "bool")})
 
 
 def _fits(buffer: Any) -> bool:
@@ -58,15 +36,9 @@ def _fits(buffer: Any) -> bool:
     return str(buffer.scope()) == "local" and size <= STACK_BYTES
 
 
-def _pass(function: Any, module: Any, context: Any) -> Any:
-    return tirx.PrimFunc(
-        function.params, keep_on_stack(function.body), function.ret_type, function.attrs
-    )
-
-
 def _pipeline() -> tuple[Any, Any, Any]:
     _, finish_host, finish_device = get_tir_pipeline("s_tir")
-    marking = tirx.transform.prim_func_pass(_pass, opt_level=0, name="ansor_lite.KeepOnStack")
+    marking = statement_pass(_kept_on_stack, "KeepOnStack")
 
     def finish() -> Any:
         return tvm.ir.transform.Sequential([marking, finish_host()])
