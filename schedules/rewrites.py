@@ -14,11 +14,14 @@ from typing import Any
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild
+from schedules.late_division import divide_late
 from schedules.minimal_filtering import constant_filter, minimal_filtering, sliding
 from schedules.steps import (
     CacheWrite,
+    DivideLate,
     Inline,
     MinimalFiltering,
+    Permute,
     SplitAxis,
     SplitReduction,
     SplitWindow,
@@ -192,6 +195,30 @@ def split_axis(dag: ComputeDAG, step: SplitAxis) -> ComputeDAG:
     return _replace_stage(dag, stage.name, (replace(stage, axes=axes, body=body),))
 
 
+def permute(dag: ComputeDAG, step: Permute) -> ComputeDAG:
+    """Another order of the dimensions of an intermediate tensor, and of its loops."""
+    stage = _stage(dag, step.stage)
+    what = f"permute of {stage.name!r}"
+    names = [a.name for a in stage.spatial]
+    if sorted(step.axes) != sorted(names):
+        raise ScheduleError(f"{what}: {list(step.axes)} are not its axes {names}")
+    if stage.name in dag.outputs:
+        raise ScheduleError(f"{what}: it is an output")
+    order = [names.index(name) for name in step.axes]
+
+    def change(node: Expr) -> Expr | None:
+        if not isinstance(node, Read) or node.tensor != stage.name:
+            return None
+        return replace(node, indices=tuple(node.indices[n] for n in order))
+
+    axes = (*(stage.axis(name) for name in step.axes), *stage.reduce)
+    stages = tuple(
+        replace(s, axes=axes) if s is stage else replace(s, body=rebuild(s.body, change))
+        for s in dag.stages
+    )
+    return replace(dag, stages=stages)
+
+
 def _plus(a: Expr, b: Expr) -> Expr:
     return Call("add", (a, b), INDEX_DTYPE)
 
@@ -205,6 +232,8 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     CacheWrite: cache_write,
     SplitReduction: split_reduction,
     MinimalFiltering: minimal_filtering,
+    DivideLate: divide_late,
+    Permute: permute,
     SplitAxis: split_axis,
     SplitWindow: split_window,
 }

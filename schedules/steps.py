@@ -4,7 +4,8 @@ Read ``nest.py`` next: it follows the steps for a batch of candidates. ``lower``
 followed nest of one candidate into TensorIR.
 
 *Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``,
-``MinimalFiltering``, ``SplitAxis``, ``SplitWindow``) and come first.
+``MinimalFiltering``, ``DivideLate``, ``Permute``, ``SplitAxis``, ``SplitWindow``) and come
+first.
 *Loop steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
 (:class:`Ref`); a *closed* step holds plain numbers only.
 
@@ -79,6 +80,29 @@ class MinimalFiltering:
     stage: str
     axes: tuple[str, ...]
     outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class DivideLate:
+    """Let the sum ``stage`` of shares add what is undivided. See ``late_division.py``.
+
+    ``s[i, d] = sum_j (a[i, j] / t[i]) * v[j, d]``  ->
+    ``s.undivided[i, d] = sum_j a[i, j] * v[j, d]; s[i, d] = s.undivided[i, d] / t[i]``
+    """
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Let the dimensions of the intermediate ``stage`` stand in the order of ``axes``.
+
+    ``b[i, j] = a[i, j] + 1; c[i] = sum_j b[i, j]``  ->
+    ``b[j, i] = a[i, j] + 1; c[i] = sum_j b[j, i]``
+    """
+
+    stage: str
+    axes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +207,8 @@ Step: TypeAlias = (
     | CacheWrite
     | SplitReduction
     | MinimalFiltering
+    | DivideLate
+    | Permute
     | SplitAxis
     | SplitWindow
     | Tile
@@ -193,7 +219,16 @@ Step: TypeAlias = (
     | Scope
 )
 
-REWRITES = (Inline, CacheWrite, SplitReduction, MinimalFiltering, SplitAxis, SplitWindow)
+REWRITES = (
+    Inline,
+    CacheWrite,
+    SplitReduction,
+    MinimalFiltering,
+    DivideLate,
+    Permute,
+    SplitAxis,
+    SplitWindow,
+)
 
 # Rewrites that change the rounding of results by more than the order of a sum.
 ROUNDING = (MinimalFiltering,)
@@ -204,6 +239,8 @@ STEP_TYPES: dict[str, type[Step]] = {
     "cache_write": CacheWrite,
     "split_reduction": SplitReduction,
     "minimal_filtering": MinimalFiltering,
+    "divide_late": DivideLate,
+    "permute": Permute,
     "split_axis": SplitAxis,
     "split_window": SplitWindow,
     "tile": Tile,

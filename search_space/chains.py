@@ -65,7 +65,7 @@ def rule_chain(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, .
         return None
     draft, place = _last(draft, links[0], hardware)
     for link in links[1:]:
-        draft, place = _inside(draft, link, place, hardware)
+        draft, place = inside_link(draft, link, place, hardware)
     return (draft.called("chain"),)
 
 
@@ -129,12 +129,12 @@ def _last(draft: Draft, link: Link, hardware: Hardware) -> tuple[Draft, tuple[st
     middle = [panel] * (not link.apart) + [f"{a}.1" for a in (*link.outer, first)]
     middle += [f"{a}.0" for a in others]
     steps.append(Annotate(link.stage, tuple(blocks), "parallel"))
-    draft = draft.loop(*steps, *_tile_steps(link, [*blocks, *middle]))
+    draft = draft.loop(*steps, *tile_steps(link, [*blocks, *middle]))
     draft = draft.place(link.stage, pair.accumulate.name)
     return draft.loop(*_packs(draft, pair)), (link.stage, blocks[-1])
 
 
-def _inside(
+def inside_link(
     draft: Draft, link: Link, place: tuple[str, str], hardware: Hardware
 ) -> tuple[Draft, tuple[str, str]]:
     """A link computed at ``place``: the draft, and where the stages before it go."""
@@ -145,12 +145,12 @@ def _inside(
     outside = [panel, *(f"{a}.0" for a in (*link.outer, *link.rows))]
     steps: list[Step] = [ComputeAt(link.stage, *place)]
     steps += [Tile(link.stage, a, (Ref(register, i),)) for i, a in enumerate(link.rows)]
-    draft = draft.loop(*steps, *_tile_steps(link, outside))
+    draft = draft.loop(*steps, *tile_steps(link, outside))
     draft = draft.place(link.stage, pair.accumulate.name)
     return draft.loop(*_packs(draft, pair)), (link.stage, panel) if link.apart else place
 
 
-def _tile_steps(link: Link, outside: list[str]) -> list[Step]:
+def tile_steps(link: Link, outside: list[str]) -> list[Step]:
     """``[outside][columns of a panel] { accumulation } [register tile]``."""
     pair, stage, vector = link.pair, link.stage, link.vector
     register = knob_name(pair, "register")

@@ -58,6 +58,11 @@ class Draft:
             defaults=self.defaults | {knob.name: min(default, len(knob.choices) - 1)},
         )
 
+    def narrowed(self, knob: Knob, default: int) -> Draft:
+        """With ``knob`` in the place of the one of its name."""
+        others = tuple(k for k in self.knobs if k.name != knob.name)
+        return replace(self, knobs=others).knob(knob, default)
+
     def choices(self, knob: str) -> tuple[tuple[int, ...], ...]:
         return next(k.choices for k in self.knobs if k.name == knob)
 

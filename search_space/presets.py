@@ -18,6 +18,7 @@ from search_space.rewriting import (
     rule_split_lanes,
     rule_split_window,
 )
+from search_space.row_blocks import rule_divide_late, rule_row_blocks
 from search_space.rows import rule_fuse_rows
 from search_space.tiling import rule_tile_with_consumer
 
@@ -34,6 +35,7 @@ class RuleTable:
 
 CPU_RULES = RuleTable(
     rewrites=(
+        rule_divide_late,
         rule_minimal_filtering,
         rule_inline,
         rule_split_window,
@@ -41,7 +43,13 @@ CPU_RULES = RuleTable(
         rule_split_blocks,
         rule_split_lanes,
     ),
-    placements=(rule_piecewise, rule_chain, rule_tile_with_consumer, rule_fuse_rows),
+    placements=(
+        rule_piecewise,
+        rule_row_blocks,
+        rule_chain,
+        rule_tile_with_consumer,
+        rule_fuse_rows,
+    ),
 )
 
 RULES: dict[str, RuleTable] = {"cpu": CPU_RULES}

@@ -92,6 +92,7 @@ SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "batch_matmul": lambda: w.batch_matmul(3, 13, 37, 7).dag,
     "batch_matmul_transposed": lambda: w.batch_matmul(3, 13, 37, 7, transpose_b=True).dag,
     "attention": lambda: w.attention(2, 13, 17, 19).dag,
+    "attention_rows": lambda: w.attention(2, 37, 21, 19).dag,
     "softmax": lambda: w.softmax(7, 197).dag,
     "norm": lambda: w.norm(3, 13, 37).dag,
     "layer_norm": lambda: w.layer_norm(7, 197).dag,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
@@ -227,14 +227,24 @@ class _Program:
         statements: list[tirx.Stmt] = []
         names = self.plan.inside.get((stage.name, position), ())
         point = (stage.name, stage.loops[position - 1].name)
-        for name in names:
-            inner = self.plan.by_name[name]
-            statements += [self._pack(inner, p) for p in inner.packs if p.at == point]
-            statements.append(self._stage(inner))
+        users: dict[str, list[StagePlan]] = {name: [] for name in (*names, "")}
         for user in self.plan.stages:
-            if user.name not in names:
-                statements += [self._pack(user, p) for p in user.packs if p.at == point]
+            users[self._around(user, names)].append(user)
+        for name, inside in users.items():
+            statements += [self._pack(u, p) for u in inside for p in u.packs if p.at == point]
+            if name:
+                statements.append(self._stage(self.plan.by_name[name]))
         return statements
+
+    def _around(self, stage: StagePlan, names: Collection[str]) -> str:
+        """The stage among ``names`` that ``stage`` is, or is computed inside; else none."""
+        name = stage.name
+        while name not in names:
+            attached = self.plan.by_name[name].attached
+            if attached is None:
+                return ""
+            name = attached[0]
+        return name
 
     def _initialise(self, stage: StagePlan, position: int) -> tirx.Stmt:
         inner = [p for p in range(position, len(stage.loops)) if stage.loops[p].kind != REDUCE]
