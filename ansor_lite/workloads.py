@@ -10,25 +10,21 @@ and constant unless told otherwise. Separate from ``tasks.py``: that one describ
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from math import sqrt
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ansor_lite.errors import InputError
-from ansor_lite.layers import (
-    FLOAT,
-    LOWEST,
-    Layer,
-    Sizes,
-    activated,
-    add,
-    at_most,
-    div,
-    mul,
-    number,
-    plus,
+from ansor_lite.attention_layers import (
+    LAYOUTS,
+    attend,
+    attend_windows,
+    each_size,
+    grouped,
+    joined,
+    spans,
 )
+from ansor_lite.errors import InputError
+from ansor_lite.layers import FLOAT, Layer, Sizes, activated, add, div, mul, number
 from ansor_lite.tasks import Task
-from schedules.expr import Call, Expr
+from schedules.expr import Call
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -265,29 +261,55 @@ def batch_matmul(
 
 
 def attention(
-    heads: int, queries: int, keys: int, depth: int, *, batch: int = 1, causal: bool = False
+    heads: int,
+    queries: Sizes,
+    keys: Sizes | None = None,
+    depth: int = 64,
+    *,
+    batch: int = 1,
+    causal: bool = False,
+    kv_heads: int | None = None,
+    layout: str = "bhsd",
+    window: Sizes | None = None,
+    dilation: Sizes | None = None,
 ) -> Task:
     """``softmax(q k^T / sqrt(depth)) v`` on ``[batch, heads, queries | keys, depth]``.
 
-    ``causal``: query ``i`` sees keys up to ``i + keys - queries``.
+    ``keys``: as many as queries unless told otherwise. ``causal``: query ``i`` sees keys up to
+    ``i + keys - queries``. ``kv_heads``: heads of ``k`` and ``v``, each for ``heads / kv_heads``
+    neighbouring heads of ``q``, which are two axes of the result. ``layout="bshd"``: all tensors
+    are ``[batch, queries | keys, heads, depth]``.
+
+    ``window``: neighbourhood attention. Tokens are a row (``queries=4096, window=127``) or an image
+    (``queries=(56, 56), window=(7, 7)``), and every query sees exactly ``window`` keys along each
+    axis: those around it, ``dilation`` apart; near a border the window is shifted by multiples of
+    the dilation until it is inside (:class:`ansor_lite.attention_layers.Span`). What is outside
+    of a window takes no part in its result, and memory grows with queries times window.
+
+    Raises :class:`InputError` for heads that do not come in equal groups, for an unknown layout,
+    and for windows that are even, do not fit, or are asked for with other keys or a causal mask.
     """
-    extra = " causal" if causal else ""
-    layer = Layer("attention", False, f"b{batch} heads{heads} q{queries} k{keys} d{depth}{extra}")
-    q = layer.input("q", batch, heads, queries, depth)
-    k = layer.input("k", batch, heads, keys, depth)
-    v = layer.input("v", batch, heads, keys, depth)
-    outer = layer.axes(b=batch, h=heads, i=queries)
-    square = (*outer, *layer.axes(j=keys))
-    product = mul(q("b", "h", "i", "d"), k("b", "h", "j", "d"))
-    scores = layer.stage("scores", (*square, *layer.reduced(d=depth)), product, "sum")
-    value: Expr = mul(scores("b", "h", "i", "j"), number(1 / sqrt(depth)))
-    if causal:
-        seen = at_most("j", plus("i", keys - queries))
-        value = Call("select", (seen, value, number(LOWEST)), FLOAT)
-    scaled = layer.stage("scaled", square, value)
-    shares = layer.softmax(scaled, outer, keys)
-    axes = (*outer, *layer.axes(d=depth), *layer.reduced(j=keys))
-    layer.stage("attended", axes, mul(shares("b", "h", "i", "j"), v("b", "h", "j", "d")), "sum")
+    groups = grouped("attention", heads, kv_heads)
+    if layout not in LAYOUTS:
+        raise InputError(f"attention: no layout {layout!r}; there are {', '.join(LAYOUTS)}")
+    sizes, others = each_size(queries), each_size(queries if keys is None else keys)
+    words = [f"b{batch} heads{heads}", *([f"over{kv_heads}"] if groups.group > 1 else [])]
+    words += [f"q{joined(sizes)}", f"k{joined(others)}", f"d{depth}"]
+    layer = Layer("attention", False)
+    if window is None:
+        if len(sizes) != 1 or len(others) != 1 or dilation is not None:
+            raise InputError("attention: several axes and a dilation are for windows only")
+        attend(layer, groups, batch, *sizes, *others, depth, layout, causal)
+    else:
+        if causal or sizes != others:
+            raise InputError("attention: a window is around a query: no mask, no other keys")
+        over = spans(
+            "attention", sizes, each_size(window), each_size(1 if dilation is None else dilation)
+        )
+        attend_windows(layer, groups, batch, over, depth, layout)
+        words.append(" ".join(f"w{s.window}x{s.dilation}" for s in over))
+    words += ["causal"] * causal + [layout] * (layout != "bhsd")
+    layer.sizes = " ".join(words)
     return layer.finish()
 
 

@@ -1,0 +1,271 @@
+"""The stages of attention: dense over all keys, or over a window around every query.
+
+``workloads.attention`` is the call; here is what it is made of. Separate from ``layers.py`` because
+heads in groups, layouts and windows concern nothing but attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from ansor_lite.errors import InputError
+from ansor_lite.layers import (
+    FLOAT,
+    LOWEST,
+    Access,
+    Index,
+    Layer,
+    Sizes,
+    at_most,
+    below,
+    div,
+    index,
+    mul,
+    number,
+    plus,
+    times,
+)
+from schedules.dag import IterAxis
+from schedules.expr import INDEX_DTYPE, Call, Expr
+
+LAYOUTS = ("bhsd", "bshd")
+# The window along the last axis is computed in whole vectors of this many keys.
+WINDOW_VECTOR = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Query heads by axes: ``h``, or ``hk`` and ``g`` where several share the keys of one head."""
+
+    kv_heads: int
+    group: int
+
+    @property
+    def extents(self) -> dict[str, int]:
+        if self.group == 1:
+            return {"h": self.kv_heads}
+        return {"hk": self.kv_heads, "g": self.group}
+
+    @property
+    def query(self) -> Expr:
+        return index("h") if self.group == 1 else plus(times("hk", self.group), "g")
+
+    @property
+    def key(self) -> Expr:
+        return index(next(iter(self.extents)))
+
+
+def grouped(kind: str, heads: int, kv_heads: int | None) -> Heads:
+    """Raises :class:`InputError` when the heads do not come in equal groups."""
+    kv_heads = heads if kv_heads is None else kv_heads
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
+        raise InputError(f"{kind}: {kv_heads} K/V heads do not divide {heads} heads")
+    return Heads(kv_heads, heads // kv_heads)
+
+
+def in_layout(layout: str, head: Index, *positions: Index) -> tuple[Index, ...]:
+    """Indices of a token's head: ``[head, position...]`` or ``[position..., head]``."""
+    return (head, *positions) if layout == "bhsd" else (*positions, head)
+
+
+def tensor(
+    layer: Layer, name: str, layout: str, batch: int, heads: int, sizes: Sequence[int], depth: int
+) -> Access:
+    shape = (heads, *sizes) if layout == "bhsd" else (*sizes, heads)
+    return layer.input(name, batch, *shape, depth)
+
+
+def attend(
+    layer: Layer, heads: Heads, batch: int, queries: int, keys: int, depth: int, layout: str,
+    causal: bool,
+) -> None:  # fmt: skip
+    """Every query over all keys; ``causal``: query ``i`` up to key ``i + keys - queries``."""
+    q = tensor(layer, "q", layout, batch, heads.kv_heads * heads.group, [queries], depth)
+    k = tensor(layer, "k", layout, batch, heads.kv_heads, [keys], depth)
+    v = tensor(layer, "v", layout, batch, heads.kv_heads, [keys], depth)
+    outer = layer.axes(b=batch, **heads.extents, i=queries)
+    names = [a.name for a in outer]
+    square = (*outer, *layer.axes(j=keys))
+    product = mul(
+        q("b", *in_layout(layout, heads.query, "i"), "d"),
+        k("b", *in_layout(layout, heads.key, "j"), "d"),
+    )
+    scores = layer.stage("scores", (*square, *layer.reduced(d=depth)), product, "sum")
+    value: Expr = mul(scores(*names, "j"), number(1 / sqrt(depth)))
+    if causal:
+        seen = at_most("j", plus("i", keys - queries))
+        value = Call("select", (seen, value, number(LOWEST)), FLOAT)
+    scaled = layer.stage("scaled", square, value)
+    shares = layer.softmax(scaled, outer, keys)
+    weighted = mul(shares(*names, "j"), v("b", *in_layout(layout, heads.key, "j"), "d"))
+    axes = (*outer, *layer.axes(d=depth), *layer.reduced(j=keys))
+    attended = layer.stage("attended", axes, weighted, "sum")
+    if layout == "bshd":
+        copied = layer.axes(b=batch, i=queries, **heads.extents, d=depth)
+        layer.stage("out", copied, attended(*names, "d"))
+
+
+# ------------------------------------------------------------------ windows
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The windows along one axis: ``window`` positions, ``dilation`` apart, for every position.
+
+    Positions that are equal modulo the dilation form a phase; a window stays inside its phase. It
+    is centred where the phase allows it and shifted where it would leave it, so that it always has
+    ``window`` positions: Hassani et al., CVPR 2023, and with dilation Hassani and Shi, 2022.
+    """
+
+    axis: str
+    extent: int
+    window: int
+    dilation: int
+
+    @property
+    def phase(self) -> Index:
+        return 0 if self.dilation == 1 else _call("floormod", self.axis, self.dilation)
+
+    @property
+    def first(self) -> Expr:
+        """Where in its phase the window of position ``axis`` starts."""
+        step = index(self.axis)
+        if self.dilation > 1:
+            step = _call("floordiv", self.axis, self.dilation)
+        centred = _call("max", plus(step, -(self.window // 2)), 0)
+        return _call("min", centred, self.last)
+
+    @property
+    def last(self) -> Index:
+        """Where in its phase the last window starts."""
+        whole, longer = divmod(self.extent, self.dilation)
+        if not longer:
+            return whole - self.window
+        left = self.extent - self.window * self.dilation + self.dilation - 1
+        return _call("floordiv", _call("sub", left, self.phase), self.dilation)
+
+    def key(self, tap: str) -> Expr:
+        """The position of one key of the window."""
+        step = plus(self.first, tap if self.window > 1 else 0)
+        return plus(times(step, self.dilation), self.phase)
+
+
+def spans(
+    kind: str, sizes: Sequence[int], window: Sequence[int], dilation: Sequence[int]
+) -> list[Span]:
+    """Raises :class:`InputError` for windows that are even or larger than a phase.
+
+    One window or dilation is for every axis.
+    """
+    if len(sizes) not in (1, 2):
+        raise InputError(f"{kind}: windows are along one axis or two, not {len(sizes)}")
+    names = ("y", "x")[-len(sizes) :]
+    window, dilation = (tuple(x) * len(sizes) if len(x) == 1 else x for x in (window, dilation))
+    if not len(window) == len(dilation) == len(sizes):
+        raise InputError(f"{kind}: window {[*window]} or dilation {[*dilation]} has other axes")
+    found = []
+    for name, extent, w, d in zip(names, sizes, window, dilation, strict=True):
+        if w < 1 or w % 2 == 0:
+            raise InputError(f"{kind}: a window of {w} has no centre; it must be odd")
+        if d < 1:
+            raise InputError(f"{kind}: dilation {d} is too small")
+        if w * d > extent:
+            raise InputError(f"{kind}: {w} keys, {d} apart, do not fit into an axis of {extent}")
+        found.append(Span(name, extent, w, d))
+    return found
+
+
+def attend_windows(
+    layer: Layer, heads: Heads, batch: int, over: Sequence[Span], depth: int, layout: str
+) -> None:
+    """Every query over the keys of its window."""
+    sizes = {span.axis: span.extent for span in over}
+    q = tensor(layer, "q", layout, batch, heads.kv_heads * heads.group, [*sizes.values()], depth)
+    k = tensor(layer, "k", layout, batch, heads.kv_heads, [*sizes.values()], depth)
+    v = tensor(layer, "v", layout, batch, heads.kv_heads, [*sizes.values()], depth)
+    across, last = over[:-1], over[-1]
+    keys, width = _keys_along(layer, k, batch, heads, across, last, depth, layout)
+    outer = layer.axes(b=batch, **heads.extents, **sizes)
+    names = [a.name for a in outer]
+    square = (*outer, *layer.axes(**{f"o{s.axis}": s.window for s in across}, **{"ox": width}))
+    taps = [a.name for a in square[len(outer) :]]
+    product = mul(
+        q("b", *in_layout(layout, heads.query, *sizes), "d"),
+        keys(
+            *("b", heads.key, *(s.key(f"o{s.axis}") for s in across), "d"),
+            *([last.phase] if last.dilation > 1 else []),
+            plus(last.first, "ox"),
+        ),
+    )
+    scores = layer.stage("scores", (*square, *layer.reduced(d=depth)), product, "sum")
+    value: Expr = mul(scores(*names, *taps), number(1 / sqrt(depth)))
+    if width > last.window:
+        value = Call("select", (below("ox", last.window), value, number(LOWEST)), FLOAT)
+    scaled = layer.stage("scaled", square, value)
+    shares = softmax_over(layer, scaled, outer, square[len(outer) :])
+    weighted = mul(
+        shares(*names, *taps),
+        v("b", *in_layout(layout, heads.key, *(s.key(f"o{s.axis}") for s in over)), "d"),
+    )
+    placed = layer.axes(b=batch, **_placed(layout, heads, sizes), d=depth)
+    inside = layer.reduced(**{f"o{s.axis}": s.window for s in over})
+    layer.stage("attended", (*placed, *inside), weighted, "sum")
+
+
+def _placed(layout: str, heads: Heads, sizes: dict[str, int]) -> dict[str, int]:
+    return heads.extents | sizes if layout == "bhsd" else sizes | heads.extents
+
+
+def _keys_along(
+    layer: Layer, k: Access, batch: int, heads: Heads, across: Sequence[Span], last: Span,
+    depth: int, layout: str,
+) -> tuple[Access, int]:  # fmt: skip
+    """The keys with the last axis behind the depth, by phases, so that a window is contiguous.
+
+    Also how many elements of a window are computed: the last vector is a whole one.
+    """
+    vector = WINDOW_VECTOR if last.window > WINDOW_VECTOR // 2 else WINDOW_VECTOR // 2
+    width = -(-last.window // vector) * vector
+    steps = -(-last.extent // last.dilation)
+    where: Expr = index("x")
+    phases = {}
+    if last.dilation > 1:
+        phases, where = {"f": last.dilation}, plus(times("x", last.dilation), "f")
+    if width > last.window or last.extent % last.dilation:
+        where = _call("min", where, last.extent - 1)
+    head = next(iter(heads.extents))
+    sizes = {s.axis: s.extent for s in across}
+    axes = layer.axes(
+        **{"b": batch, head: heads.kv_heads}, **sizes, d=depth, **phases,
+        x=steps + width - last.window,
+    )  # fmt: skip
+    body = k("b", *in_layout(layout, head, *sizes, where), "d")
+    return layer.stage("keys", axes, body), width
+
+
+def softmax_over(
+    layer: Layer, x: Access, outer: tuple[IterAxis, ...], inner: tuple[IterAxis, ...]
+) -> Access:
+    """Softmax over several axes; see :meth:`ansor_lite.layers.Layer.softmax`."""
+    names, taps = [a.name for a in outer], [a.name for a in inner]
+    over = {a.name: a.extent for a in inner}
+    all_taps: list[Index] = [a.name if a.extent > 1 else 0 for a in inner]
+    peak = layer.accumulate("peak", outer, over, x(*names, *all_taps), "max")
+    shifted = Call("sub", (x(*names, *taps), peak(*names)), FLOAT)
+    powers = layer.stage("powers", (*outer, *inner), Call("exp", (shifted,), FLOAT))
+    total = layer.accumulate("total", outer, over, powers(*names, *all_taps))
+    return layer.stage("shares", (*outer, *inner), div(powers(*names, *taps), total(*names)))
+
+
+def _call(op: str, a: Index, b: Index) -> Expr:
+    return Call(op, (index(a), index(b)), INDEX_DTYPE)
+
+
+def each_size(value: Sizes) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def joined(sizes: Sequence[int]) -> str:
+    return "x".join(str(size) for size in sizes)
