@@ -6,7 +6,7 @@ The loops are Ansor's "SSRSRS" with the last spatial level fixed to a register t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
@@ -57,7 +57,7 @@ class TilePair:
 
 
 def tile_pair(draft: Draft, stage: Stage, hardware: Hardware) -> TilePair | None:
-    """The pair that ``stage`` ends, if it consumes one stage with data reuse in place."""
+    """The pair that ``stage`` ends, if it consumes a stage with data reuse in place."""
     for name in dict.fromkeys(read.tensor for read in stage.reads()):
         producer = draft.current.by_name.get(name)
         if producer is None or not has_data_reuse(producer):
@@ -103,10 +103,44 @@ def rule_tile_with_consumer(
             return tuple(branches)
     draft = _knobs(draft, pair, hardware)
     for order in ("rows", "columns") if pair.rows else ("rows",):
-        tiled = _tiled(draft, pair, order)
-        for packed in _packed(tiled, pair, order):
+        drafts = _packed(_tiled(draft, pair, order), pair)
+        for other in _others(draft, pair):
+            drafts = [p for d in drafts for p in _packed(_beside(d, other, order), other)]
+        for packed in drafts:
             branches += _with_producers(packed, pair, order, hardware, absorbed is None)
     return tuple(branches)
+
+
+def _others(draft: Draft, pair: TilePair) -> list[TilePair]:
+    """The other accumulations that the consumer reads in place, with its axes in the same roles."""
+    found = []
+    for name in dict.fromkeys(read.tensor for read in pair.consume.reads()):
+        stage = draft.current.by_name.get(name)
+        if stage is None or stage is pair.accumulate or not has_data_reuse(stage):
+            continue
+        axes = elementwise_map(stage, pair.consume)
+        if axes is None or single_consumer(draft.current, stage) is not pair.consume:
+            continue
+        back = {theirs: stage.axis(own) for own, theirs in axes.items()}
+        rows, outer = (
+            tuple(back[pair.axes[a.name]] for a in group) for group in (pair.rows, pair.outer)
+        )
+        vector = back[pair.axes[pair.vector.name]]
+        other = replace(pair, accumulate=stage, axes=axes, vector=vector, rows=rows, outer=outer)
+        found.append(other)
+    return found
+
+
+def _beside(draft: Draft, other: TilePair, order: str) -> Draft:
+    """With ``other`` accumulated right after the first, where the consumer has its tile.
+
+    Each has all registers in turn: the tile of the first waits on the stack for so long.
+    """
+    unroll = f"{knob_name(other, 'unroll')}.{other.accumulate.name}"
+    draft = draft.knob(Knob(unroll, _unroll_choices(other), other.consume.name), 0)
+    name = other.accumulate.name
+    place = ComputeAt(name, other.consume.name, _middle(other, order)[-1])
+    return draft.loop(place, *accumulator_steps(other, unroll)).place(name)
 
 
 def without_padding(draft: Draft, stage: Stage) -> Draft | None:
@@ -161,10 +195,13 @@ def register_knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     draft = draft.knob(Knob(knob_name(pair, "register"), tiles, group), best)
     columns = multiples(pair.vector.extent, min(t[-1] for t in tiles) * pair.lanes)
     draft = draft.knob(Knob(knob_name(pair, "columns"), columns, group), 2)
+    return draft.knob(Knob(knob_name(pair, "unroll"), _unroll_choices(pair), group), 0)
+
+
+def _unroll_choices(pair: TilePair) -> tuple[tuple[int, ...], ...]:
     extents = tuple(a.extent for a in pair.accumulate.reduce)
     whole = prod(extents) <= UNROLL_WHOLE
-    unroll = unroll_factors(extents, UNROLL_WHOLE if whole else UNROLL_LIMIT)
-    return draft.knob(Knob(knob_name(pair, "unroll"), unroll, group), 0)
+    return unroll_factors(extents, UNROLL_WHOLE if whole else UNROLL_LIMIT)
 
 
 def best_register(tiles: tuple[tuple[int, ...], ...], pair: TilePair, rows: tuple[int, ...]) -> int:
@@ -189,6 +226,13 @@ def _levels(pair: TilePair) -> tuple[list[str], list[str], list[str]]:
     )
 
 
+def _middle(pair: TilePair, order: str) -> list[str]:
+    """The serial loops of the consumer over register tiles."""
+    outer, rows, vector = _levels(pair)
+    middle = [*outer, *rows, *vector] if order == "rows" else [*outer, *vector, *rows]
+    return [f"{a}.1" for a in middle]
+
+
 def _tiled(draft: Draft, pair: TilePair, order: str) -> Draft:
     outer, rows, vector = _levels(pair)
     register = knob_name(pair, "register")
@@ -201,8 +245,7 @@ def _tiled(draft: Draft, pair: TilePair, order: str) -> Draft:
     steps.append(Tile(consume, vector[0], (columns, Ref(register, len(rows)), pair.lanes)))
     unit = [a.name for a in pair.consume.axes if a.name not in (*outer, *rows, *vector)]
     first = [f"{a}.0" for a in (*outer, *vector, *rows)]
-    middle = [*outer, *rows, *vector] if order == "rows" else [*outer, *vector, *rows]
-    second = [f"{a}.1" for a in middle]
+    second = _middle(pair, order)
     inner = [*(f"{a}.2" for a in rows), f"{vector[0]}.2", f"{vector[0]}.3"]
     steps += [
         Reorder(consume, (*first, *(f"{a}.0" for a in unit), *second, *inner)),
@@ -215,10 +258,11 @@ def _tiled(draft: Draft, pair: TilePair, order: str) -> Draft:
     return draft.loop(*steps).place(consume, accumulate).called(order)
 
 
-def accumulator_steps(pair: TilePair) -> list[Step]:
+def accumulator_steps(pair: TilePair, unroll: str = "") -> list[Step]:
+    """The loops of the accumulation; ``unroll``: its knob, if it is not that of the pair."""
     name = pair.accumulate.name
     reduce = pair.accumulate.reduce
-    unroll = knob_name(pair, "unroll")
+    unroll = unroll or knob_name(pair, "unroll")
     steps: list[Step] = [Tile(name, axis.name, (Ref(unroll, i),)) for i, axis in enumerate(reduce)]
     steps.append(Tile(name, pair.vector.name, (pair.lanes,)))
     register = [f"{a.name}.0" for a in pair.rows] + [f"{pair.vector.name}.0"]
@@ -239,7 +283,7 @@ def accumulator_steps(pair: TilePair) -> list[Step]:
     return steps
 
 
-def _packed(draft: Draft, pair: TilePair, order: str) -> list[Draft]:
+def _packed(draft: Draft, pair: TilePair) -> list[Draft]:
     """Constant operands that move with the vector are packed once; others where it must be."""
     dag = draft.current
     inputs = dag.input_by_name
