@@ -68,6 +68,23 @@ def test_constant_weights_are_packed_once() -> None:
         assert [pack.at for pack in packs] == [None]
 
 
+def test_accumulations_that_one_stage_consumes_share_its_tile() -> None:
+    dag = SMALL["gated_matmul"]()
+    both = {"gate", "value"}
+    for sketch in generate_sketches(dag, HARDWARE):
+        plans = [sketch.plan.by_name[name] for name in both]
+        assert plans[0].attached is not None and plans[0].attached == plans[1].attached
+        assert {s.stage for s in sketch.steps if isinstance(s, Pack)} == both
+
+
+def test_an_accumulation_that_another_stage_reads_too_stays_outside() -> None:
+    dag = SMALL["gated_matmul"]()
+    for outputs in ((*dag.outputs, "value"), ("value", *dag.outputs)):
+        for sketch in generate_sketches(replace(dag, outputs=outputs), HARDWARE):
+            assert sketch.plan.by_name["gate"].attached is not None
+            assert sketch.plan.by_name["value"].attached is None
+
+
 def test_variable_weights_in_order_are_not_packed() -> None:
     assert not any(_steps(SMALL["matmul_variable"](), Pack))
 
