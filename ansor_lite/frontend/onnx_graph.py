@@ -37,6 +37,12 @@ class OnnxGraph:
     def outputs(self) -> set[str]:
         return {o.name for o in self.model.graph.output}
 
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        versions = (o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx"))
+        return next(versions, 1)
+
     def is_constant(self, name: str) -> bool:
         return name in self.arrays or name in self.protos
 

@@ -19,8 +19,20 @@ from ansor_lite.frontend.onnx_affine import (
     inverses_to_products,
     normalization_to_affine,
 )
+from ansor_lite.frontend.onnx_attention import (
+    attention,
+    contrib_rotary_embedding,
+    rotary_embedding,
+)
 from ansor_lite.frontend.onnx_branches import join_branches
+from ansor_lite.frontend.onnx_contrib_attention import (
+    contrib_attention,
+    group_query_attention,
+    multi_head_attention,
+)
+from ansor_lite.frontend.onnx_emit import Table, expand
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subgraph
+from ansor_lite.frontend.onnx_layers import CONTRIB, LAYERS
 from ansor_lite.frontend.onnx_shapes import static_shapes
 
 # Folding a larger result would store more than it computes.
@@ -165,8 +177,26 @@ def sums_to_adds(graph: OnnxGraph) -> None:
     graph.nodes = nodes
 
 
+LOWERED: Table = LAYERS | {
+    ("", "Attention"): attention,
+    ("", "RotaryEmbedding"): rotary_embedding,
+    (CONTRIB, "RotaryEmbedding"): contrib_rotary_embedding,
+    (CONTRIB, "Attention"): contrib_attention,
+    (CONTRIB, "MultiHeadAttention"): multi_head_attention,
+    (CONTRIB, "GroupQueryAttention"): group_query_attention,
+}
+
+
+def layers_to_primitives(graph: OnnxGraph) -> None:
+    """Layers that the importer lacks become operators that it knows."""
+    expand(graph, LOWERED)
+
+
 REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     constants_to_initializers,
+    remove_no_ops,
+    fold_constants,
+    layers_to_primitives,
     remove_no_ops,
     fold_constants,
     sums_to_adds,
