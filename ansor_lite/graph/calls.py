@@ -11,6 +11,8 @@ import tvm
 from tvm import relax
 from tvm.relax import transform
 
+from ansor_lite.graph.expressions import constant, numbers, shape_of, stored
+
 # A call site's kernel: name of the function, positions of its constant arguments.
 Signature = tuple[str, tuple[int, ...]]
 
@@ -42,7 +44,10 @@ def signature(call: Any) -> Signature:
 
 @dataclass(frozen=True, slots=True)
 class NewCall:
-    """A call of ``function``, to be added to the module under a name like ``name``."""
+    """A call of ``function``, to be added to the module under a name like ``name``.
+
+    What the function wants or has in another shape is viewed so.
+    """
 
     name: str
     function: tvm.tirx.PrimFunc
@@ -55,19 +60,19 @@ def replace_calls(
     """The module with other calls bound to the variables of ``changed``, and ``gone`` unbound."""
     main = module["main"]
     builder = relax.BlockBuilder(module)
+    constants: dict[Any, Any] = {}
 
-    def bound(binding: Any) -> Any:
+    def bound(binding: Any) -> list[Any]:
         new = changed.get(binding.var)
         if new is None:
-            return binding
-        result = binding.value.ty_args[0]
-        types = list(result.fields) if isinstance(result, relax.TupleType) else result
+            return [binding]
         function = builder.add_func(new.function.without_attr("global_symbol"), new.name)
-        call = relax.call_tir(function, relax.Tuple(list(new.arguments)), types)
-        return relax.VarBinding(binding.var, call)
+        wanted = zip(new.arguments, new.function.params, strict=False)
+        arguments = [_viewed(a, numbers(p.shape), constants) for a, p in wanted]
+        return _bindings(binding, function, arguments, new.function)
 
     blocks = [
-        type(block)([bound(b) for b in block.bindings if b.var not in gone])
+        type(block)([new for b in block.bindings if b.var not in gone for new in bound(b)])
         for block in main.body.blocks
     ]
     body = relax.SeqExpr(blocks, main.body.body)
@@ -76,3 +81,32 @@ def replace_calls(
     return tvm.transform.Sequential([transform.Normalize(), transform.DeadCodeElimination()])(
         builder.get()
     )
+
+
+def _bindings(
+    before: Any, function: Any, arguments: list[Any], kernel: tvm.tirx.PrimFunc
+) -> list[Any]:
+    """The bindings that give the variable of ``before`` the result of ``function``."""
+    result = before.var.ty
+    if isinstance(result, relax.TupleType):
+        call = relax.call_tir(function, relax.Tuple(arguments), list(result.fields))
+        return [relax.VarBinding(before.var, call)]
+    shape = numbers(kernel.params[-1].shape)
+    own = result if shape == shape_of(before.var) else relax.TensorType(shape, result.dtype)
+    call = relax.call_tir(function, relax.Tuple(arguments), own)
+    if own is result:
+        return [relax.VarBinding(before.var, call)]
+    inner = relax.DataflowVar(before.var.name, own)
+    view = relax.op.reshape(inner, shape_of(before.var))
+    return [relax.VarBinding(inner, call), relax.VarBinding(before.var, view)]
+
+
+def _viewed(value: Any, shape: tuple[int, ...], constants: dict[Any, Any]) -> Any:
+    """``value`` in another shape; ``constants`` that were viewed before."""
+    if shape_of(value) == shape:
+        return value
+    array = constant(value)
+    if array is None:
+        return relax.op.reshape(value, shape)
+    key = (array.__array_interface__["data"][0], shape)
+    return constants.setdefault(key, stored(array.reshape(shape)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from schedules.dag import ComputeDAG
+from schedules.dag import ComputeDAG, Stage
+from search_space.analysis import has_data_reuse
 
 
 def task_name(function: str, dag: ComputeDAG) -> str:
@@ -22,7 +23,14 @@ def unique(name: str, taken: Collection[str]) -> str:
 
 
 def _anchor_operands(dag: ComputeDAG) -> list[str]:
-    """The inputs that the first stage with a combiner reads, through elementwise stages."""
+    """The inputs that the first stage with a combiner reads, through elementwise stages.
+
+    Of several accumulations, all that they read, through copies at most.
+    """
+    anchors = [stage for stage in dag.stages if has_data_reuse(stage)]
+    if len(anchors) > 1:
+        direct = {name for stage in anchors for name in _read_directly(dag, stage)}
+        return [t.name for t in dag.inputs if t.name in direct]
     reducing = [s for s in dag.stages if s.combiner is not None]
     stages = [(reducing or list(dag.stages))[0].name]
     found: dict[str, None] = {}
@@ -34,6 +42,17 @@ def _anchor_operands(dag: ComputeDAG) -> list[str]:
                 stages.append(read.tensor)
     used = [t.name for t in dag.inputs if t.name in found]
     return used[:2] or [t.name for t in dag.inputs[:1]]
+
+
+def _read_directly(dag: ComputeDAG, stage: Stage) -> list[str]:
+    found = []
+    for read in stage.reads():
+        source = dag.by_name.get(read.tensor)
+        if source is None:
+            found.append(read.tensor)
+        elif source.combiner is None and len(list(source.reads())) == 1:
+            found += _read_directly(dag, source)
+    return found
 
 
 def shape_text(dag: ComputeDAG, name: str) -> str:

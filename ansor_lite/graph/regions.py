@@ -1,0 +1,310 @@
+"""Kernels that are one task: two accumulations and the normalisation of rows between them.
+
+Read ``chains.py`` and ``schedules/merge_copies.py`` first. What the first accumulation leaves
+would go to memory and back several times, so one kernel always replaces the parts: everything
+between the two, and the copies and views around them. No operator is named: a region is found on
+what its calls compute.
+"""
+
+# imports TVM
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from ansor_lite.graph.calls import NewCall, is_kernel_call, replace_calls, signature
+from ansor_lite.graph.chains import Dags, main_blocks
+from ansor_lite.graph.expressions import RESHAPE, operator, shape_of
+from schedules.compose import Part, compose
+from schedules.dag import ComputeDAG, Stage, canonical
+from schedules.errors import UnsupportedProgram
+from schedules.expr import Axis, Call, Const, Read, walk
+from schedules.merge_copies import without_copies
+from schedules.split_axes import reshape_dag
+from schedules.to_tir import to_tir
+from search_space.analysis import all_affine, has_anchor, has_data_reuse
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A binding of ``main`` with one result: a call, one of a call's results, or a view.
+
+    ``name``: of the function called, nothing for a view.
+    """
+
+    result: Any
+    arguments: tuple[Any, ...]
+    dag: ComputeDAG
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Bindings that one call of ``dag`` stands for; the last of them has its result."""
+
+    nodes: tuple[Node, ...]
+    dag: ComputeDAG
+    arguments: tuple[Any, ...]
+
+
+def find_regions(module: tvm.IRModule, dags: Dags) -> tuple[Region, ...]:
+    """Regions in program order; none overlap."""
+    return tuple(region for block in main_blocks(module) for region in _Flow(block, dags).regions())
+
+
+def merge_regions(module: tvm.IRModule, regions: Iterable[Region]) -> tvm.IRModule:
+    """The module with one call for each region."""
+    regions = tuple(regions)
+    changed = {
+        r.nodes[-1].result: NewCall(_function_name(r.nodes), to_tir(r.dag), r.arguments)
+        for r in regions
+    }
+    gone = {node.result for region in regions for node in region.nodes[:-1]}
+    return replace_calls(module, changed, gone) if regions else module
+
+
+def _function_name(nodes: Iterable[Node]) -> str:
+    return "_".join(n.name.removeprefix("fused_") for n in nodes if not _is_moving(n))
+
+
+class _Flow:
+    """A block of ``main`` as a graph of nodes; ``readers``: variable -> variables bound to what
+    reads it."""
+
+    def __init__(self, block: relax.DataflowBlock, dags: Dags) -> None:
+        self.nodes = {node.result: node for node in _nodes(block, dags)}
+        self.position = {variable: i for i, variable in enumerate(self.nodes)}
+        self.readers: dict[Any, set[Any]] = {}
+        for binding in block.bindings:
+            node = self.nodes.get(binding.var)
+            read = node.arguments if node else relax.analysis.free_vars(binding.value)
+            for variable in read:
+                self.readers.setdefault(variable, set()).add(binding.var)
+        items = {b.value.tuple_value for b in block.bindings if _is_item(b.value)}
+        for binding in block.bindings:
+            # Who reads one result of a call reads what the call does; nobody else reads its tuple.
+            if binding.var in items and not self.readers.get(binding.var):
+                for variable in relax.analysis.free_vars(binding.value):
+                    self.readers[variable].discard(binding.var)
+
+    def regions(self) -> Iterator[Region]:
+        taken: set[Any] = set()
+        for last in self.nodes.values():
+            if not has_anchor(last.dag):
+                continue
+            for first in self._before(last):
+                found = self._region(first, last)
+                if found is not None and not taken & {n.result for n in found.nodes}:
+                    taken |= {n.result for n in found.nodes}
+                    yield found
+                    break
+
+    def _before(self, last: Node) -> list[Node]:
+        """Accumulations whose results reach ``last`` through none other."""
+        return [n for n in self._ancestors(last) if has_anchor(n.dag)]
+
+    def _ancestors(self, last: Node) -> list[Node]:
+        found: dict[Any, Node] = {}
+        left = [last]
+        while left:
+            for argument in left.pop().arguments:
+                node = self.nodes.get(argument) if isinstance(argument, relax.Var) else None
+                if node is not None and argument not in found:
+                    found[argument] = node
+                    if not has_anchor(node.dag):
+                        left.append(node)
+        return list(found.values())
+
+    def _region(self, first: Node, last: Node) -> Region | None:
+        reached = {first.result}
+        for node in sorted(self._ancestors(last), key=self._order):
+            if not has_anchor(node.dag) and reached & set(_variables(node)):
+                reached.add(node.result)
+        between = [self.nodes[variable] for variable in reached]
+        inside = {*reached, last.result}
+        reduces = any(_is_row_reduction(s) for n in (*between, last) for s in n.dag.stages)
+        if not reduces or not all(self._is_read_only_in(n, inside) for n in between):
+            return None
+        inside |= {node.result for node in self._behind(last)}
+        nodes = tuple(sorted((self.nodes[v] for v in self._with_copies(inside)), key=self._order))
+        return _composed(nodes)
+
+    def _order(self, node: Node) -> int:
+        return self.position[node.result]
+
+    def _is_read_only_in(self, node: Node, inside: Collection[Any]) -> bool:
+        read = self.readers.get(node.result, set())
+        return isinstance(node.result, relax.DataflowVar) and read <= set(inside)
+
+    def _behind(self, last: Node) -> list[Node]:
+        """Copies of the result, and the views before them, up to where something else reads it."""
+        found: list[Node] = []
+        views: list[Node] = []
+        node = last
+        while (reader := self._only_reader(node)) is not None and _is_moving(reader):
+            node = reader
+            views.append(node)
+            if node.name:
+                found, views = found + views, []
+        return found
+
+    def _only_reader(self, node: Node) -> Node | None:
+        readers = self.readers.get(node.result, set())
+        inside = isinstance(node.result, relax.DataflowVar) and len(readers) == 1
+        return self.nodes.get(next(iter(readers))) if inside else None
+
+    def _with_copies(self, inside: Collection[Any]) -> set[Any]:
+        """``inside``, and the copies, views and scalings that only it reads."""
+        found = set(inside)
+        for node in reversed(self.nodes.values()):
+            read = self.readers.get(node.result)
+            if read and _is_moving(node) and self._is_read_only_in(node, found):
+                found.add(node.result)
+        for node in self.nodes.values():
+            # A view of what stays outside may stay there, too.
+            outer = not node.name and node.result in found and node.arguments[0] not in found
+            if outer and node.result not in inside:
+                found.discard(node.result)
+        return found
+
+
+def _nodes(block: relax.DataflowBlock, dags: Dags) -> Iterator[Node]:
+    calls: dict[Any, Any] = {}
+    for binding in block.bindings:
+        value = binding.value
+        if operator(value) == RESHAPE and isinstance(value.args[0], relax.Var):
+            source = value.args[0]
+            view = reshape_dag(shape_of(source), shape_of(binding.var), str(source.ty.dtype))
+            yield Node(binding.var, (source,), view)
+        elif is_kernel_call(value) and signature(value) in dags:
+            calls[binding.var] = value
+            dag = dags[signature(value)]
+            if len(dag.outputs) == 1:
+                yield _node(binding.var, value, dag)
+        elif _is_item(value) and value.tuple_value in calls:
+            call = calls[value.tuple_value]
+            dag = dags[signature(call)]
+            yield _node(binding.var, call, _pruned(dag, dag.outputs[value.index]))
+
+
+def _node(result: Any, call: Any, dag: ComputeDAG) -> Node:
+    arguments = dict(zip((t.name for t in dag.inputs), call.args[1].fields, strict=False))
+    return Node(result, tuple(arguments.values()), dag, call.args[0].name_hint)
+
+
+def _is_item(value: Any) -> bool:
+    return isinstance(value, relax.TupleGetItem)
+
+
+def _variables(node: Node) -> list[Any]:
+    return [a for a in node.arguments if isinstance(a, relax.Var)]
+
+
+def _is_moving(node: Node) -> bool:
+    """It is a view, or one tensor copied or scaled, read where only axes say."""
+    if not node.name:
+        return True
+    stages = node.dag.stages
+    moves = all((_is_copy(s) or _is_scaling(s)) and not _depends_on_data(s) for s in stages)
+    return moves and len(set(_variables(node))) == 1
+
+
+def _depends_on_data(stage: Stage) -> bool:
+    """Something is read where something else says."""
+    return any(isinstance(e, Read) for r in stage.reads() for i in r.indices for e in walk(i))
+
+
+def _is_copy(stage: Stage) -> bool:
+    return stage.combiner is None and isinstance(stage.body, Read)
+
+
+def _is_scaling(stage: Stage) -> bool:
+    match stage.body:
+        case Call("mul", (Read(), Const()), _) | Call("mul", (Const(), Read()), _):
+            return stage.combiner is None
+        case _:
+            return False
+
+
+def _is_row_reduction(stage: Stage) -> bool:
+    return stage.combiner is not None and not has_data_reuse(stage)
+
+
+def _pruned(dag: ComputeDAG, output: str) -> ComputeDAG:
+    """``dag`` with one output and what it needs."""
+    needed = {output}
+    kept: list[Stage] = []
+    for stage in reversed(dag.stages):
+        if stage.name in needed:
+            kept.append(stage)
+            needed |= {read.tensor for read in stage.reads()}
+    return replace(dag, stages=tuple(reversed(kept)), outputs=(output,))
+
+
+# ------------------------------------------------------------------ nodes -> one program
+
+
+def _composed(nodes: tuple[Node, ...]) -> Region | None:
+    """The nodes as one program, or ``None`` where they are no region or cannot be one."""
+    values: dict[str, Any] = {}
+    names: dict[Any, str] = {}
+    parts = []
+    for number, node in enumerate(nodes):
+        arguments = []
+        for position, argument in enumerate(node.arguments):
+            name = f"constant {number} {position}"
+            if isinstance(argument, relax.Var):
+                name = names.setdefault(argument, f"variable {len(names)}")
+            values[name] = argument
+            arguments.append(name)
+        result = names.setdefault(node.result, f"variable {len(names)}")
+        parts.append(Part(node.dag, tuple(arguments), result))
+    try:
+        whole = compose(parts)
+        dag = without_copies(whole.dag)
+    except UnsupportedProgram:
+        return None
+    if not is_normalised_product(dag):
+        return None
+    read = {r.tensor for s in dag.stages for r in s.reads()}
+    used = [i for i, tensor in enumerate(dag.inputs) if tensor.name in read]
+    dag = replace(dag, inputs=tuple(dag.inputs[i] for i in used))
+    return Region(nodes, canonical(dag), tuple(values[whole.arguments[i]] for i in used))
+
+
+def is_normalised_product(dag: ComputeDAG) -> bool:
+    """An accumulation sums over an axis of what another one left, rows normalised in between.
+
+    Rows are normalised where a reduction without data reuse runs over the same axis. Products with
+    constants are none of this: what is between them is narrow, and their constants stored packed.
+    """
+    if not all(map(all_affine, dag.stages)):
+        return False
+    anchors = [stage for stage in dag.stages if has_data_reuse(stage)]
+    constants = {tensor.name for tensor in dag.inputs if tensor.constant}
+    if len(anchors) != 2 or any(r.tensor in constants for s in anchors for r in s.reads()):
+        return False
+    return any(_normalises(dag, anchors[0], n) for n in range(len(anchors[0].shape)))
+
+
+def _normalises(dag: ComputeDAG, first: Stage, dimension: int) -> bool:
+    """Whether rows are reduced, and then an accumulation sums, over a dimension of ``first``."""
+    followed = {first.name: dimension}
+    reduced = False
+    for stage in dag.stages:
+        spatial = [axis.name for axis in stage.spatial]
+        for read in stage.reads():
+            index = read.indices[followed[read.tensor]] if read.tensor in followed else None
+            if not isinstance(index, Axis):
+                continue
+            if index.name in spatial:
+                followed[stage.name] = spatial.index(index.name)
+            elif has_data_reuse(stage):
+                return reduced
+            else:
+                reduced = True
+    return False

@@ -1,0 +1,130 @@
+"""Two products with rows normalised between them are one task, copies and views around included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import pytest
+import small_models
+from onnx import TensorProto, helper
+
+from ansor_lite.compiler import compile_graph
+from ansor_lite.frontend.importer import import_network
+from ansor_lite.graph.plan import Graph, plan_network
+from ansor_lite.target import native
+from search_space.analysis import has_data_reuse
+
+node = helper.make_node
+Array = small_models.Array
+ROWS, HEADS, DEPTH = 10, 3, 8
+X = {name: (TensorProto.FLOAT, (1, ROWS, HEADS * DEPTH)) for name in "qkv"}
+SHAPES = {
+    "heads": np.array([1, ROWS, HEADS, DEPTH], np.int64),
+    "whole": np.array([1, ROWS, HEADS * DEPTH], np.int64),
+    "scale": np.float32(0.5),
+    "weight": small_models.weight(HEADS * DEPTH, HEADS * DEPTH),
+}
+
+
+def heads(name: str, *order: int) -> list[onnx.NodeProto]:
+    return [
+        node("Reshape", [name, "heads"], [f"{name} apart"]),
+        node("Transpose", [f"{name} apart"], [f"{name} heads"], perm=order),
+    ]
+
+
+SCORES = [
+    *heads("q", 0, 2, 1, 3),
+    *heads("k", 0, 2, 3, 1),
+    node("MatMul", ["q heads", "k heads"], ["products"]),
+    node("Mul", ["products", "scale"], ["scores"]),
+]
+SOFTMAX = [node("Softmax", ["scores"], ["shares"], axis=-1)]
+MEAN = [
+    *heads("v", 0, 2, 1, 3),
+    node("MatMul", ["shares", "v heads"], ["means"]),
+    node("Transpose", ["means"], ["rows"], perm=[0, 2, 1, 3]),
+    node("Reshape", ["rows", "whole"], ["y"]),
+]
+
+
+def model(
+    nodes: list[onnx.NodeProto],
+    outputs: list[str],
+    constants: Mapping[str, Array] = SHAPES,
+    inputs: Mapping[str, tuple[int, tuple[int, ...]]] = X,
+) -> onnx.ModelProto:
+    used = {name for n in nodes for name in n.input}
+    return small_models.build(
+        nodes,
+        {n: v for n, v in inputs.items() if n in used},
+        outputs,
+        {n: v for n, v in constants.items() if n in used},
+    )
+
+
+def planned(network: onnx.ModelProto) -> Graph:
+    return plan_network(import_network(network))
+
+
+def products(graph: Graph) -> list[int]:
+    """How many accumulations each task has."""
+    counts = [sum(map(has_data_reuse, t.dag.stages)) for t in graph.tasks for _ in range(t.weight)]
+    return [count for count in counts if count]
+
+
+def check_values(network: onnx.ModelProto) -> Graph:
+    graph = planned(network)
+    rng = np.random.default_rng(0)
+    shapes = {i.name: i.type.tensor_type.shape.dim for i in network.graph.input}
+    feeds = {
+        name: rng.standard_normal([d.dim_value for d in shape]).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    found = compile_graph(graph, lambda task: None, native(2)).run(feeds)
+    for name, value in small_models.reference(network, feeds).items():
+        assert small_models.relative_error(found[name], value) < 1e-5
+    return graph
+
+
+def test_heads_softmax_and_mean_are_one_task() -> None:
+    [task] = check_values(model([*SCORES, *SOFTMAX, *MEAN], ["y"])).tasks
+    heads = f"{ROWS}x{HEADS}x{DEPTH}"
+    assert task.name == f"matmul_multiply_softmax_matmul {' * '.join([heads] * 3)} -> {heads}"
+    scores = HEADS * ROWS * ROWS
+    assert task.flop == scores * (2 * DEPTH * 2 + 1 + 1 + 2 + 1 + 1)
+
+
+def test_a_softmax_in_pieces_is_one_task_too() -> None:
+    pieces = [
+        node("ReduceMax", ["scores"], ["greatest"], axes=[-1], keepdims=1),
+        node("Sub", ["scores", "greatest"], ["below"]),
+        node("Exp", ["below"], ["raised"]),
+        node("ReduceSum", ["raised", "last"], ["total"], keepdims=1),
+        node("Div", ["raised", "total"], ["shares"]),
+    ]
+    constants = {**SHAPES, "last": np.array([-1], np.int64)}
+    graph = check_values(model([*SCORES, *pieces, *MEAN], ["y"], constants))
+    assert len(graph.tasks) == 1
+
+
+@pytest.mark.parametrize("escaping", ["shares", "products"])
+def test_refuses_because_something_else_needs_what_is_between(escaping: str) -> None:
+    graph = check_values(model([*SCORES, *SOFTMAX, *MEAN], ["y", escaping]))
+    assert products(graph) == [1, 1]
+
+
+def test_refuses_because_no_row_is_reduced_between() -> None:
+    plain = [node("Tanh", ["scores"], ["shares"])]
+    assert products(check_values(model([*SCORES, *plain, *MEAN], ["y"]))) == [1, 1]
+
+
+def test_refuses_because_the_products_are_with_weights() -> None:
+    nodes = [
+        node("MatMul", ["q", "weight"], ["a"]),
+        node("Softmax", ["a"], ["b"], axis=-1),
+        node("MatMul", ["b", "weight"], ["y"]),
+    ]
+    assert products(check_values(model(nodes, ["y"]))) == [1, 1]
