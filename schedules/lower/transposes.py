@@ -101,12 +101,14 @@ def _transpose(loops: list[Statement], store: Statement) -> Transpose | None:
     if across is None or down is None or across.same_as(down):
         return None
     variables = [across.loop_var, down.loop_var]
-    _, below, start = sym.detect_linear_equation(source, variables)
-    beside, _, at = sym.detect_linear_equation(target, variables)
-    strides = [_constant(beside), _constant(below)]
-    if any(stride is None or stride < 2 for stride in strides):
+    below = sym.detect_linear_equation(source, variables)
+    beside = sym.detect_linear_equation(target, variables)
+    if len(below) != 3 or len(beside) != 3:
         return None
-    return Transpose(Side(across, strides[0]), Side(down, strides[1]), start, at, store)
+    sides = [Side(across, _constant(beside[0])), Side(down, _constant(below[1]))]
+    if any(side.stride < 2 for side in sides):
+        return None
+    return Transpose(sides[0], sides[1], below[2], beside[2], store)
 
 
 def _contiguous(loops: list[Statement], index: Tir) -> Statement | None:
@@ -120,8 +122,9 @@ def _contiguous(loops: list[Statement], index: Tir) -> Statement | None:
     return found
 
 
-def _constant(value: Tir) -> int | None:
-    return int(value) if isinstance(value, tirx.IntImm) else None
+def _constant(value: Tir) -> int:
+    """The number that ``value`` is; 0 if it is none."""
+    return int(value) if isinstance(value, tirx.IntImm) else 0
 
 
 @dataclass(frozen=True, slots=True)
