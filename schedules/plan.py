@@ -12,6 +12,7 @@ from functools import cached_property
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, Stage
 from schedules.errors import ScheduleError
 from schedules.expr import Affine, Axis, Call, Expr, Read, affine, walk
+from schedules.masks import masks
 from schedules.rewrites import apply_rewrites
 from schedules.steps import (
     ANNOTATIONS,
@@ -19,6 +20,7 @@ from schedules.steps import (
     SCOPES,
     Annotate,
     ComputeAt,
+    Limit,
     Number,
     Pack,
     Reorder,
@@ -70,6 +72,7 @@ class StagePlan:
     chain: tuple[Loop, ...]  # all loops around the body, outermost first
     scope: str
     packs: tuple[Pack, ...]
+    limits: tuple[Limit, ...]
     accesses: tuple[Access, ...]
 
     @property
@@ -127,6 +130,7 @@ class _Draft:
     at: tuple[str, str] | None = None
     scope: str = "global"
     packs: list[Pack] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
 
 
 def build_plan(dag: ComputeDAG, steps: tuple[Step, ...]) -> Plan:
@@ -145,6 +149,7 @@ def build_plan(dag: ComputeDAG, steps: tuple[Step, ...]) -> Plan:
         plans[stage.name] = _stage_plan(dag, stage, drafts, plans)
     for plan in plans.values():
         _check_pack_places(plan, plans)
+    _check_limits(dag, plans)
     return Plan(dag, tuple(plans[s.name] for s in dag.stages))
 
 
@@ -184,6 +189,8 @@ def _note(draft: _Draft, step: Step) -> None:
             draft.scope = step.scope
         case Pack():
             draft.packs.append(step)
+        case Limit():
+            draft.limits.append(step)
 
 
 def _stage_plan(
@@ -201,6 +208,7 @@ def _stage_plan(
         (*outer, *loops),
         draft.scope,
         tuple(draft.packs),
+        tuple(draft.limits),
         stage_accesses(stage),
     )
     _check_annotations(plan)
@@ -311,6 +319,24 @@ def _check_pack_places(plan: StagePlan, plans: dict[str, StagePlan]) -> None:
         around = plan.chain[: places.index(pack.at) + 1]
         if source is not None and source.chain[: source.depth] != around[: source.depth]:
             raise ScheduleError(f"{what}: {pack.tensor!r} is computed further inside")
+
+
+def _check_limits(dag: ComputeDAG, plans: dict[str, StagePlan]) -> None:
+    """A loop ends early only where a mask allows it, and where the loop is a plain one."""
+    limits = [limit for plan in plans.values() for limit in plan.limits]
+    allowed = masks(dag) if limits else {}
+    for limit in limits:
+        what = f"limit of {limit.stage!r}"
+        mask = allowed.get(limit.stage)
+        if mask is None or (limit.axis, limit.row) != (mask.axis, mask.row):
+            raise ScheduleError(f"{what}: no mask ends {limit.axis!r} by {limit.row!r}")
+        if limit.beyond < mask.beyond:
+            raise ScheduleError(f"{what}: {limit.beyond} is less than the mask's {mask.beyond}")
+        plan = plans[limit.stage]
+        if plan.attached is None:
+            raise ScheduleError(f"{what}: it is not computed inside another stage")
+        if plan.annotations.get(f"{limit.axis}.0") in ("vectorize", "unroll"):
+            raise ScheduleError(f"{what}: the loop of {limit.axis!r} is no plain one")
 
 
 def stage_accesses(stage: Stage) -> tuple[Access, ...]:

@@ -202,6 +202,20 @@ class Scope:
     scope: str
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """End the outermost loop of ``axis`` where a mask says that nothing more counts.
+
+    ``stage`` is computed inside another one; for the rows that it is computed for there,
+    ``axis >= row + beyond`` changes no output (``masks.py``).
+    """
+
+    stage: str
+    axis: str
+    row: str
+    beyond: int
+
+
 Step: TypeAlias = (
     Inline
     | CacheWrite
@@ -217,6 +231,7 @@ Step: TypeAlias = (
     | Pack
     | Annotate
     | Scope
+    | Limit
 )
 
 REWRITES = (
@@ -249,6 +264,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "pack": Pack,
     "annotate": Annotate,
     "scope": Scope,
+    "limit": Limit,
 }
 
 ANNOTATIONS = ("serial", "parallel", "vectorize", "unroll")

@@ -116,7 +116,12 @@ class _Writer:
         if extent == UNIT:
             return depth
         kind = plan.annotations.get(loop.name, "for" if loop.kind == "spatial" else "reduce")
-        self.line(depth, f"{kind} {loop.name} in {extent}:")
+        ends = [
+            f" while {x.axis} < {x.row} + {x.beyond}"
+            for x in plan.limits
+            if (x.axis, 0) == (loop.axis, loop.level)
+        ]
+        self.line(depth, f"{kind} {loop.name} in {extent}{''.join(ends)}:")
         return depth + 1
 
     def computed_here(self, plan: StagePlan, position: int, depth: int) -> None:

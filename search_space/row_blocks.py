@@ -15,12 +15,14 @@ from schedules.dag import IterAxis, Stage
 from schedules.expr import Axis, Const, Read
 from schedules.hardware import Hardware
 from schedules.late_division import shares
+from schedules.masks import masks
 from schedules.plan import stage_accesses
 from schedules.sketch import Knob
 from schedules.steps import (
     Annotate,
     ComputeAt,
     DivideLate,
+    Limit,
     Pack,
     Permute,
     Ref,
@@ -126,7 +128,12 @@ def rule_row_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Dra
     for inner in draft.pending:
         if inner.name in block.rows and inner.name not in draft.placed:
             draft = _placed(draft, draft.current.stage(inner.name), place, hardware)
-    return (draft.called("row-blocks"),)
+    limits = [
+        Limit(name, mask.axis, mask.row, mask.beyond)
+        for name, mask in masks(draft.current).items()
+        if block.rows.get(name) == mask.row and name != stage.name
+    ]
+    return (draft.loop(*limits).called("row-blocks"),)
 
 
 def _block(draft: Draft, stage: Stage, hardware: Hardware) -> _Block | None:

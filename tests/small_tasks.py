@@ -95,6 +95,7 @@ SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "batch_matmul_transposed": lambda: w.batch_matmul(3, 13, 37, 7, transpose_b=True).dag,
     "attention": lambda: w.attention(2, 13, 17, 19).dag,
     "attention_rows": lambda: w.attention(2, 37, 21, 19).dag,
+    "attention_causal": lambda: w.attention(2, 37, 53, 19, causal=True, layout="bshd").dag,
     "windows_1d": lambda: w.attention(2, 29, depth=7, window=5, dilation=2).dag,
     "windows_2d": lambda: w.attention(2, (9, 11), depth=7, window=(3, 5), layout="bshd").dag,
     "softmax": lambda: w.softmax(7, 197).dag,

@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from schedules.dag import REDUCE, ComputeDAG
+from schedules.errors import ScheduleError
 from schedules.expr import Read
 from schedules.hardware import Hardware
 from schedules.lower.cpu import LOOP_KINDS
@@ -28,6 +29,9 @@ from schedules.plan import Access, Loop, StagePlan
 from schedules.rewrites import constant_programs
 from schedules.sketch import closed
 from schedules.steps import Pack, Step
+
+# Limited loops end at multiples of this; all usual factors of unrolled reductions divide it.
+LIMIT_STEP = 48
 
 IDENTITY: dict[str, Callable[[str], Any]] = {
     "sum": lambda dtype: tirx.const(0, dtype),
@@ -209,7 +213,24 @@ class _Program:
         loop = stage.loops[position]
         kind = stage.annotations.get(loop.name, "serial")
         with self._bound(loop) as variable:
-            return _for(variable, self.positions.extent(loop), kind, body())
+            return _for(variable, self._iterations(stage, loop), kind, body())
+
+    def _iterations(self, stage: StagePlan, loop: Loop) -> Any:
+        """The extent of a loop, or less where a mask ends it for the rows of this place."""
+        extent = self.positions.extent(loop)
+        limit = next((x for x in stage.limits if x.axis == loop.axis), None)
+        if limit is None or loop.level > 0 or extent == 1:
+            return extent
+        row = [a.name for a in stage.stage.spatial].index(limit.row)
+        rows = int(self.follower.regions[stage.name][row].extent[0, -1])
+        start = self._tir(self.positions.region_start(stage, row))
+        # Readers and writers must agree in spite of their different tiles.
+        last = start + (rows - 1 + limit.beyond + LIMIT_STEP - 1)
+        needed = tirx.floordiv(last, LIMIT_STEP) * LIMIT_STEP
+        _, inner = self.positions.sizes(loop)
+        if loop.kind == REDUCE and LIMIT_STEP % inner:
+            raise ScheduleError(f"limit of {stage.name!r}: tiles of {inner} do not end together")
+        return tirx.min(extent, tirx.floordiv(needed + (inner - 1), inner))
 
     @contextmanager
     def _bound(self, loop: Loop) -> Iterator[Any]:
@@ -402,8 +423,9 @@ def _first_reduce(stage: StagePlan) -> int:
     return kinds.index(REDUCE) if REDUCE in kinds else -1
 
 
-def _for(variable: Any, extent: int, kind: str, body: tirx.Stmt) -> tirx.Stmt:
-    return body if extent == 1 else tirx.For(variable, 0, extent, LOOP_KINDS[kind], body)
+def _for(variable: Any, extent: Any, kind: str, body: tirx.Stmt) -> tirx.Stmt:
+    alone = isinstance(extent, int) and extent == 1
+    return body if alone else tirx.For(variable, 0, extent, LOOP_KINDS[kind], body)
 
 
 def _buffer(

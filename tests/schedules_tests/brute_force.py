@@ -82,6 +82,11 @@ def read(func: Any) -> Program:
     return program
 
 
+def _most(extent: Any) -> int:
+    """Iterations of a loop, or the most of one that a mask may end early."""
+    return int(extent.a if type(extent).__name__ == "Min" else extent)
+
+
 def _walk(stmt: Any, loops: tuple[TirLoop, ...], program: Program) -> None:
     match type(stmt).__name__:
         case "SBlockRealize":
@@ -96,7 +101,7 @@ def _walk(stmt: Any, loops: tuple[TirLoop, ...], program: Program) -> None:
         case "AttrStmt":
             _walk(stmt.body, loops, program)
         case "For":
-            loop = TirLoop(stmt.loop_var, int(stmt.extent), _KINDS[int(stmt.kind)])
+            loop = TirLoop(stmt.loop_var, _most(stmt.extent), _KINDS[int(stmt.kind)])
             _walk(stmt.body, (*loops, loop), program)
         case "IfThenElse":
             for inner in (stmt.then_case, stmt.else_case):
