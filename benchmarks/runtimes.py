@@ -277,6 +277,12 @@ def _torch(request: Request) -> Loaded:
     return load(request)
 
 
+def _torch_attention(request: Request) -> Loaded:
+    from benchmarks.torch_attention import load
+
+    return load(request)
+
+
 FMA_PEAK = "fma-peak"
 
 RUNTIMES: Mapping[str, Callable[[Request], Loaded]] = {
@@ -284,6 +290,7 @@ RUNTIMES: Mapping[str, Callable[[Request], Loaded]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "torch": _torch,
+    "torch-attention": _torch_attention,
     "operator": _operator,
     "cold-operator": _cold_operator,
     "copy": _copy,
