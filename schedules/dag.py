@@ -132,6 +132,17 @@ class ComputeDAG:
         return hashlib.sha256(canonical_text(self).encode()).hexdigest()[:32]
 
 
+def without_unread(dag: ComputeDAG) -> ComputeDAG:
+    """``dag`` without stages that no output needs; its inputs stay."""
+    needed = set(dag.outputs)
+    kept: list[Stage] = []
+    for stage in reversed(dag.stages):
+        if stage.name in needed:
+            kept.append(stage)
+            needed |= {read.tensor for read in stage.reads()}
+    return replace(dag, stages=tuple(reversed(kept)))
+
+
 def canonical_text(dag: ComputeDAG) -> str:
     """The DAG with tensors and axes numbered in order; equal for equal computations."""
     tensors = {t.name: f"t{i}" for i, t in enumerate(dag.inputs)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from schedules.dag import ComputeDAG, Stage
+from schedules.dag import ComputeDAG, Stage, Tensor
 from schedules.expr import Axis, Expr, Read, rebuild
 from schedules.split_axes import drop_units, split_axes
 
@@ -72,3 +72,37 @@ def _written_through(dag: ComputeDAG, copy: Stage) -> ComputeDAG:
     moved = replace(source, name=copy.name, axes=(*spatial, *source.reduce))
     kept = (s for s in dag.stages if s is not source)
     return replace(dag, stages=tuple(moved if s is copy else s for s in kept))
+
+
+def own_operands(dag: ComputeDAG) -> tuple[ComputeDAG, tuple[str, ...]]:
+    """``dag`` with an input for each way in which a reduction reads one, and what each was before.
+
+    Operands of one reduction that lie in one tensor (queries and keys, say) are stored apart then.
+    """
+    inputs: list[tuple[Tensor, str]] = []
+    given: dict[tuple[str, Read], str] = {}
+    for tensor in dag.inputs:
+        stages = [dag.stage(name) for name in dag.consumers[tensor.name]]
+        ways = [
+            (stage.name, read)
+            for stage in stages
+            for read in dict.fromkeys(stage.reads())
+            if stage.combiner is not None and read.tensor == tensor.name
+        ]
+        for number, way in enumerate(ways):
+            given[way] = f"{tensor.name}.{number}" if number else tensor.name
+        names = [given[way] for way in ways] or [tensor.name]
+        inputs += [(replace(tensor, name=name), tensor.name) for name in names]
+
+    def renamed(stage: Stage) -> Stage:
+        def change(node: Expr) -> Expr | None:
+            name = given.get((stage.name, node)) if isinstance(node, Read) else None
+            return (
+                None if name is None or not isinstance(node, Read) else replace(node, tensor=name)
+            )
+
+        return replace(stage, body=rebuild(stage.body, change))
+
+    stages = tuple(renamed(stage) for stage in dag.stages)
+    changed = replace(dag, inputs=tuple(tensor for tensor, _ in inputs), stages=stages)
+    return changed, tuple(before for _, before in inputs)

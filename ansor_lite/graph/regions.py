@@ -18,12 +18,14 @@ from tvm import relax
 
 from ansor_lite.graph.calls import NewCall, is_kernel_call, replace_calls, signature
 from ansor_lite.graph.chains import Dags, main_blocks
-from ansor_lite.graph.expressions import RESHAPE, operator, shape_of
+from ansor_lite.graph.expressions import RESHAPE, constant, operator, shape_of
 from schedules.compose import Part, compose
-from schedules.dag import ComputeDAG, Stage, canonical
+from schedules.dag import ComputeDAG, Stage, canonical, without_unread
 from schedules.errors import UnsupportedProgram
 from schedules.expr import Axis, Call, Const, Read, walk
-from schedules.merge_copies import without_copies
+from schedules.known_values import with_values
+from schedules.merge_copies import own_operands, without_copies
+from schedules.plain_scalars import with_plain_scalars
 from schedules.split_axes import reshape_dag
 from schedules.to_tir import to_tir
 from search_space.analysis import all_affine, has_anchor, has_data_reuse
@@ -188,7 +190,8 @@ def _nodes(block: relax.DataflowBlock, dags: Dags) -> Iterator[Node]:
         elif _is_item(value) and value.tuple_value in calls:
             call = calls[value.tuple_value]
             dag = dags[signature(call)]
-            yield _node(binding.var, call, _pruned(dag, dag.outputs[value.index]))
+            dag = without_unread(replace(dag, outputs=(dag.outputs[value.index],)))
+            yield _node(binding.var, call, dag)
 
 
 def _node(result: Any, call: Any, dag: ComputeDAG) -> Node:
@@ -234,17 +237,6 @@ def _is_row_reduction(stage: Stage) -> bool:
     return stage.combiner is not None and not has_data_reuse(stage)
 
 
-def _pruned(dag: ComputeDAG, output: str) -> ComputeDAG:
-    """``dag`` with one output and what it needs."""
-    needed = {output}
-    kept: list[Stage] = []
-    for stage in reversed(dag.stages):
-        if stage.name in needed:
-            kept.append(stage)
-            needed |= {read.tensor for read in stage.reads()}
-    return replace(dag, stages=tuple(reversed(kept)), outputs=(output,))
-
-
 # ------------------------------------------------------------------ nodes -> one program
 
 
@@ -268,12 +260,19 @@ def _composed(nodes: tuple[Node, ...]) -> Region | None:
         dag = without_copies(whole.dag)
     except UnsupportedProgram:
         return None
+    named = dict(zip((t.name for t in whole.dag.inputs), whole.arguments, strict=True))
+    arrays = {t.name: constant(values[named[t.name]]) for t in dag.inputs}
+    known = {t.name: arrays[t.name].reshape(t.shape) for t in dag.inputs if t.constant}
+    dag = without_unread(with_values(with_plain_scalars(dag), known))
     if not is_normalised_product(dag):
         return None
-    read = {r.tensor for s in dag.stages for r in s.reads()}
-    used = [i for i, tensor in enumerate(dag.inputs) if tensor.name in read]
-    dag = replace(dag, inputs=tuple(dag.inputs[i] for i in used))
-    return Region(nodes, canonical(dag), tuple(values[whole.arguments[i]] for i in used))
+    dag, tensors = own_operands(dag)
+    before = dict(zip((t.name for t in dag.inputs), tensors, strict=True))
+    # In the order in which they are read: equal programs are equal tasks.
+    read = dict.fromkeys(read.tensor for stage in dag.stages for read in stage.reads())
+    used = [name for name in read if name in before]
+    dag = replace(dag, inputs=tuple(dag.input_by_name[name] for name in used))
+    return Region(nodes, canonical(dag), tuple(values[named[before[name]]] for name in used))
 
 
 def is_normalised_product(dag: ComputeDAG) -> bool:
