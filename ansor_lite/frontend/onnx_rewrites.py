@@ -33,6 +33,8 @@ from ansor_lite.frontend.onnx_contrib_attention import (
 from ansor_lite.frontend.onnx_emit import Table, expand
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subgraph
 from ansor_lite.frontend.onnx_layers import CONTRIB, LAYERS
+from ansor_lite.frontend.onnx_masks import masks_apart, masks_to_lowest
+from ansor_lite.frontend.onnx_selections import SELECTIONS
 from ansor_lite.frontend.onnx_shapes import static_shapes
 
 # Folding a larger result would store more than it computes.
@@ -192,13 +194,21 @@ def layers_to_primitives(graph: OnnxGraph) -> None:
     expand(graph, LOWERED)
 
 
+def gathers_to_slices(graph: OnnxGraph) -> None:
+    """Gathers by constant indices become slices, repetitions or views where they are such."""
+    expand(graph, SELECTIONS)
+
+
 REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     constants_to_initializers,
     remove_no_ops,
     fold_constants,
     layers_to_primitives,
+    gathers_to_slices,
     remove_no_ops,
     fold_constants,
+    masks_apart,
+    masks_to_lowest,
     sums_to_adds,
     normalization_to_affine,
     inverses_to_products,

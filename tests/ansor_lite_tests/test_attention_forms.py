@@ -14,10 +14,17 @@ from ansor_lite.graph.plan import plan_network
 from ansor_lite.target import native
 
 
+def is_product(stage):
+    return stage.combiner == "sum" and len({read.tensor for read in stage.reads()}) == 2
+
+
 @pytest.mark.parametrize("name", FORMS)
-def test_the_values_of_a_form(name):
+def test_a_form_is_one_task_with_its_values(name):
     form = FORMS[name]()
-    module = compile_graph(plan_network(import_network(form.model)), lambda task: None, native(2))
-    found = module.run(form.feeds)["y"]
+    graph = plan_network(import_network(form.model))
+    products = {task.name: sum(map(is_product, task.dag.stages)) for task in graph.tasks}
+    assert [count for count in products.values() if count > 1] == [2], products
+    assert not graph.opaque
+    found = compile_graph(graph, lambda task: None, native(2)).run(form.feeds)["y"]
     assert np.isfinite(found).all()
     assert relative_error(found, form.expected) < 1e-5
