@@ -85,10 +85,11 @@ def _condition(mask: Read, allowed: Array) -> Expr | None:
         return None
     for row, column in permutations(range(allowed.ndim), 2):
         others = tuple(d for d in range(allowed.ndim) if d not in (row, column))
-        table = allowed.any(axis=others)
+        left = np.any(allowed, axis=others, keepdims=True)
+        table = left.reshape([allowed.shape[d] for d in sorted((row, column))])
         table = table if row < column else table.T
         offset = int(table[0].sum()) - 1
-        same = (allowed == np.expand_dims(allowed.any(axis=others), others)).all()
+        same = np.array_equal(allowed, np.broadcast_to(left, allowed.shape))
         triangle = np.tri(table.shape[0], table.shape[1], offset) > 0
         if same and offset >= 0 and not table.all() and np.array_equal(table, triangle):
             limit: Expr = axes[row]

@@ -82,10 +82,9 @@ def own_operands(dag: ComputeDAG) -> tuple[ComputeDAG, tuple[str, ...]]:
     inputs: list[tuple[Tensor, str]] = []
     given: dict[tuple[str, Read], str] = {}
     for tensor in dag.inputs:
-        stages = [dag.stage(name) for name in dag.consumers[tensor.name]]
         ways = [
             (stage.name, read)
-            for stage in stages
+            for stage in map(dag.stage, dag.consumers[tensor.name])
             for read in dict.fromkeys(stage.reads())
             if stage.combiner is not None and read.tensor == tensor.name
         ]

@@ -9,7 +9,8 @@ what its calls compute.
 # imports TVM
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from schedules.merge_copies import own_operands, without_copies
 from schedules.plain_scalars import with_plain_scalars
 from schedules.split_axes import reshape_dag
 from schedules.to_tir import to_tir
-from search_space.analysis import all_affine, has_anchor, has_data_reuse
+from search_space.analysis import all_affine, axes_of, has_anchor, has_data_reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,10 @@ class _Flow:
         reduces = any(_is_row_reduction(s) for n in (*between, last) for s in n.dag.stages)
         if not reduces or not all(self._is_read_only_in(n, inside) for n in between):
             return None
-        inside |= {node.result for node in self._behind(last)}
-        nodes = tuple(sorted((self.nodes[v] for v in self._with_copies(inside)), key=self._order))
-        return _composed(nodes)
+        behind = inside | {node.result for node in self._behind(last)}
+        ways = (self._with_copies(behind), self._with_copies(inside), inside)
+        found = [_composed(sorted((self.nodes[v] for v in way), key=self._order)) for way in ways]
+        return _least_moved(found)
 
     def _order(self, node: Node) -> int:
         return self.position[node.result]
@@ -240,7 +242,29 @@ def _is_row_reduction(stage: Stage) -> bool:
 # ------------------------------------------------------------------ nodes -> one program
 
 
-def _composed(nodes: tuple[Node, ...]) -> Region | None:
+def _least_moved(regions: Sequence[Region | None]) -> Region | None:
+    """The first that cuts no rows, columns or summands which the last one, without copies, has."""
+    core = regions[-1]
+    wanted = Counter[int]() if core is None else _inner_extents(core.dag)
+    found = (r for r in regions if r is not None and wanted <= _inner_extents(r.dag))
+    return next(found, None)
+
+
+def _inner_extents(dag: ComputeDAG) -> Counter[int]:
+    """Extents of accumulations along which not all operands move, or that are summed over."""
+    found: Counter[int] = Counter()
+    for stage in dag.stages:
+        if has_data_reuse(stage):
+            moving = [axes_of(read) for read in stage.reads()]
+            found.update(
+                axis.extent
+                for axis in stage.axes
+                if axis in stage.reduce or any(axis.name not in axes for axes in moving)
+            )
+    return found
+
+
+def _composed(nodes: Sequence[Node]) -> Region | None:
     """The nodes as one program, or ``None`` where they are no region or cannot be one."""
     values: dict[str, Any] = {}
     names: dict[Any, str] = {}
@@ -272,7 +296,7 @@ def _composed(nodes: tuple[Node, ...]) -> Region | None:
     read = dict.fromkeys(read.tensor for stage in dag.stages for read in stage.reads())
     used = [name for name in read if name in before]
     dag = replace(dag, inputs=tuple(dag.input_by_name[name] for name in used))
-    return Region(nodes, canonical(dag), tuple(values[named[before[name]]] for name in used))
+    return Region(tuple(nodes), canonical(dag), tuple(values[named[before[name]]] for name in used))
 
 
 def is_normalised_product(dag: ComputeDAG) -> bool:

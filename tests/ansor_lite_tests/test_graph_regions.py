@@ -14,6 +14,7 @@ from ansor_lite.compiler import compile_graph
 from ansor_lite.frontend.importer import import_network
 from ansor_lite.graph.plan import Graph, plan_network
 from ansor_lite.target import native
+from schedules.expr import Call, walk
 from search_space.analysis import has_data_reuse
 
 node = helper.make_node
@@ -128,3 +129,68 @@ def test_refuses_because_the_products_are_with_weights() -> None:
         node("MatMul", ["b", "weight"], ["y"]),
     ]
     assert products(check_values(model(nodes, ["y"]))) == [1, 1]
+
+
+def test_heads_of_keys_that_are_repeated_are_read_once() -> None:
+    """One head of keys for every two of queries: heads become two axes, and no copy is left."""
+    heads, few = 4, 2
+    shapes = {"q": (heads, ROWS, DEPTH), "k": (few, DEPTH, ROWS), "v": (few, ROWS, DEPTH)}
+    repeat = (
+        [node("Unsqueeze", [name, "two"], [f"{name} apart"]) for name in "kv"]
+        + [node("Expand", [f"{name} apart", f"{name} repeated"], [f"{name} wide"]) for name in "kv"]
+        + [node("Reshape", [f"{name} wide", f"{name} shape"], [f"{name} heads"]) for name in "kv"]
+    )
+    constants = {"two": np.array([2], np.int64)}
+    for name in "kv":
+        one = shapes[name]
+        constants[f"{name} repeated"] = np.array([1, few, heads // few, *one[1:]], np.int64)
+        constants[f"{name} shape"] = np.array([1, heads, *one[1:]], np.int64)
+    nodes = [
+        *repeat,
+        node("MatMul", ["q", "k heads"], ["scores"]),
+        *SOFTMAX,
+        node("MatMul", ["shares", "v heads"], ["y"]),
+    ]
+    inputs = {name: (TensorProto.FLOAT, (1, *shape)) for name, shape in shapes.items()}
+    [task] = check_values(model(nodes, ["y"], constants, inputs)).tasks
+    assert [t.shape for t in task.dag.inputs] == [
+        (few, heads // few, ROWS, DEPTH),
+        *(shapes[n] for n in "kv"),
+    ]
+
+
+def test_one_tensor_of_queries_keys_and_values_is_three_operands() -> None:
+    """The kernel reads the parts of it in place."""
+    width = HEADS * DEPTH
+    parts = [node("Split", ["qkv", "widths"], ["q", "k", "v"], axis=2)]
+    constants = {**SHAPES, "widths": np.array([width] * 3, np.int64)}
+    inputs = {"qkv": (TensorProto.FLOAT, (1, ROWS, 3 * width))}
+    nodes = [*parts, *SCORES, *SOFTMAX, *MEAN]
+    [task] = check_values(model(nodes, ["y"], constants, inputs)).tasks
+    assert [t.shape for t in task.dag.inputs] == [(ROWS, 3, HEADS, DEPTH)] * 3
+
+
+def test_a_causal_mask_is_a_condition() -> None:
+    mask = np.where(np.tri(ROWS) > 0, 0, -np.inf).astype(np.float32)
+    masked = [node("Add", ["scores", "mask"], ["masked"])]
+    softmax = [node("Softmax", ["masked"], ["shares"], axis=-1)]
+    nodes = [*SCORES, *masked, *softmax, *MEAN]
+    [task] = check_values(model(nodes, ["y"], {**SHAPES, "mask": mask[None, None]})).tasks
+    assert not any(t.constant for t in task.dag.inputs)
+    assert any(isinstance(e, Call) and e.op == "le" for s in task.dag.stages for e in walk(s.body))
+
+
+def test_rows_are_not_cut_for_a_copy_behind() -> None:
+    """A copy that parts the rows of the result stays a kernel: blocks want rows of one axis."""
+    nodes = [
+        *SCORES,
+        *SOFTMAX,
+        *heads("v", 0, 2, 1, 3),
+        node("MatMul", ["shares", "v heads"], ["means"]),
+        node("Reshape", ["means", "pairs"], ["apart"]),
+        node("Transpose", ["apart"], ["y"], perm=[1, 0, 2, 3]),
+    ]
+    constants = {**SHAPES, "pairs": np.array([HEADS, 2, ROWS // 2, DEPTH], np.int64)}
+    graph = check_values(model(nodes, ["y"], constants))
+    assert products(graph) == [2]
+    assert len(graph.tasks) == 2
