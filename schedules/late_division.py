@@ -91,11 +91,26 @@ def _quotient(dag: ComputeDAG, stage: Stage, expr: Expr) -> _Quotient | None:
     match expr:
         case Call("div", (dividend, divisor), _) if _is_invariant(stage, divisor):
             return _Quotient(dividend, divisor, lambda quotient: quotient)
-        case Call("select", (Call("isnan", (tested,), _), Const(0.0) as zero, kept), dtype):
-            return _without_nan(dag, stage, tested, kept, zero, dtype)
+        case Call("select", (condition, Const(0.0) as zero, kept), dtype):
+            tested = _tested_for_nan(dag, condition)
+            return tested and _without_nan(dag, stage, tested, kept, zero, dtype)
         case Read():
             body = _body_at(dag, expr)
             return None if body is None else _quotient(dag, stage, body)
+        case _:
+            return None
+
+
+def _tested_for_nan(dag: ComputeDAG, condition: Expr) -> Expr | None:
+    """``x`` where ``condition`` is a way to ask whether ``x`` is NaN."""
+    match condition:
+        case Call("isnan", (tested,)):
+            return tested
+        case Call("cast", (inner,)) | Call("lt", (Const(0), inner)) | Call("ne", (inner, Const(0))):
+            return _tested_for_nan(dag, inner)
+        case Read():
+            body = _body_at(dag, condition)
+            return None if body is None else _tested_for_nan(dag, body)
         case _:
             return None
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
-from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild
+from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.late_division import divide_late
 from schedules.minimal_filtering import constant_filter, minimal_filtering, sliding
 from schedules.steps import (
     CacheWrite,
+    CopyRead,
     DivideLate,
     Inline,
     MinimalFiltering,
@@ -195,6 +196,27 @@ def split_axis(dag: ComputeDAG, step: SplitAxis) -> ComputeDAG:
     return _replace_stage(dag, stage.name, (replace(stage, axes=axes, body=body),))
 
 
+def copy_read(dag: ComputeDAG, step: CopyRead) -> ComputeDAG:
+    """A stage of its own for what a stage reads, in the order of its loops."""
+    stage = _stage(dag, step.stage)
+    what = f"copy_read of {stage.name!r}"
+    reads = [r for r in dict.fromkeys(stage.reads()) if _axis_names(r) == set(step.axes)]
+    if len(reads) != 1 or len(set(step.axes)) != len(step.axes):
+        raise ScheduleError(f"{what}: {len(reads)} reads depend on {list(step.axes)}")
+    if f"{stage.name}.operand" in dag.by_name:
+        raise ScheduleError(f"{what}: it has a copy already")
+    axes = tuple(replace(stage.axis(name), kind=SPATIAL) for name in step.axes)
+    (read,) = reads
+    copy = Stage(f"{stage.name}.operand", axes, read, read.dtype)
+    copied = Read(copy.name, tuple(Axis(name) for name in step.axes), read.dtype)
+    body = rebuild(stage.body, lambda node: copied if node == read else None)
+    return _replace_stage(dag, stage.name, (copy, replace(stage, body=body)))
+
+
+def _axis_names(expr: Expr) -> set[str]:
+    return {node.name for node in walk(expr) if isinstance(node, Axis)}
+
+
 def permute(dag: ComputeDAG, step: Permute) -> ComputeDAG:
     """Another order of the dimensions of an intermediate tensor, and of its loops."""
     stage = _stage(dag, step.stage)
@@ -233,6 +255,7 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     SplitReduction: split_reduction,
     MinimalFiltering: minimal_filtering,
     DivideLate: divide_late,
+    CopyRead: copy_read,
     Permute: permute,
     SplitAxis: split_axis,
     SplitWindow: split_window,

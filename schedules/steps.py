@@ -4,8 +4,8 @@ Read ``nest.py`` next: it follows the steps for a batch of candidates. ``lower``
 followed nest of one candidate into TensorIR.
 
 *Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``,
-``MinimalFiltering``, ``DivideLate``, ``Permute``, ``SplitAxis``, ``SplitWindow``) and come
-first.
+``MinimalFiltering``, ``DivideLate``, ``CopyRead``, ``Permute``, ``SplitAxis``, ``SplitWindow``)
+and come first.
 *Loop steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
 (:class:`Ref`); a *closed* step holds plain numbers only.
 
@@ -91,6 +91,20 @@ class DivideLate:
     """
 
     stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRead:
+    """Let ``stage`` read a copy, ``<stage>.operand``, whose dimensions are ``axes`` of ``stage``.
+
+    The copy is of its only read that depends on just these axes.
+
+    ``c[i] = sum_k a[2, i, k] * b[k]``, axes ``(k, i)``  ->
+    ``c.operand[k, i] = a[2, i, k]; c[i] = sum_k c.operand[k, i] * b[k]``
+    """
+
+    stage: str
+    axes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +236,7 @@ Step: TypeAlias = (
     | SplitReduction
     | MinimalFiltering
     | DivideLate
+    | CopyRead
     | Permute
     | SplitAxis
     | SplitWindow
@@ -240,6 +255,7 @@ REWRITES = (
     SplitReduction,
     MinimalFiltering,
     DivideLate,
+    CopyRead,
     Permute,
     SplitAxis,
     SplitWindow,
@@ -255,6 +271,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "split_reduction": SplitReduction,
     "minimal_filtering": MinimalFiltering,
     "divide_late": DivideLate,
+    "copy_read": CopyRead,
     "permute": Permute,
     "split_axis": SplitAxis,
     "split_window": SplitWindow,

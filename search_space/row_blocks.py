@@ -21,9 +21,9 @@ from schedules.sketch import Knob
 from schedules.steps import (
     Annotate,
     ComputeAt,
+    CopyRead,
     DivideLate,
     Limit,
-    Pack,
     Permute,
     Ref,
     Reorder,
@@ -39,13 +39,19 @@ from search_space.analysis import (
     is_contiguous_along,
     is_elementwise,
     is_piecewise,
-    is_separable,
     moves_with,
 )
 from search_space.chains import Link, inside_link, tile_steps
 from search_space.draft import Draft
 from search_space.factors import waste
-from search_space.tiling import knob_name, lanes_for, register_knobs, tile_pair, vector_steps
+from search_space.tiling import (
+    TilePair,
+    knob_name,
+    lanes_for,
+    register_knobs,
+    tile_pair,
+    vector_steps,
+)
 
 # Vectors of rows that a reduction keeps in registers: enough to hide the latency of an addition.
 REDUCED_VECTORS = 4
@@ -235,26 +241,29 @@ def _placed(draft: Draft, stage: Stage, place: tuple[str, str], hardware: Hardwa
     pair = tile_pair(draft, stage, hardware)
     if pair is not None and pair.rows:
         draft, _ = inside_link(draft, Link(pair, apart=False), place, hardware)
-        return draft.loop(*_transposing_packs(draft, pair.accumulate, pair.vector.name, place))
+        return _copied(draft, pair, place)
     at = ComputeAt(stage.name, *place)
     if stage.combiner is None or has_data_reuse(stage):
         return draft.loop(at, *vector_steps(stage, hardware)).place(stage.name)
     return draft.loop(at, *_reduction_steps(stage, hardware)).place(stage.name)
 
 
-def _transposing_packs(
-    draft: Draft, stage: Stage, vector: str, place: tuple[str, str]
-) -> list[Step]:
-    """Operands that are not contiguous along the vectors are copied, block by block."""
-    inputs = draft.current.input_by_name
-    return [
-        Pack(stage.name, access.tensor, place)
-        for access in stage_accesses(stage)
-        if access.tensor in inputs
-        and moves_with(access, vector)
-        and is_separable(access)
-        and not is_contiguous_along(access, vector)
-    ]
+def _copied(draft: Draft, pair: TilePair, place: tuple[str, str]) -> Draft:
+    """An operand that is not contiguous along the vectors is copied so, block by block."""
+    stage, vector = pair.accumulate, pair.vector.name
+    for access in stage_accesses(stage):
+        if not moves_with(access, vector) or is_contiguous_along(access, vector):
+            continue
+        names = axes_of(access.read)
+        alike = [r for r in set(stage.reads()) if axes_of(r) == names]
+        if len(alike) > 1 or None in access.indices:
+            continue
+        reduced = [a.name for a in stage.reduce if a.name in names]
+        others = [a.name for a in stage.spatial if a.name in names and a.name != vector]
+        draft = draft.rewrite(CopyRead(stage.name, (*others, *reduced, vector)))
+        operand = f"{stage.name}.operand"
+        return draft.loop(ComputeAt(operand, *place)).place(operand)
+    return draft
 
 
 def _reduction_steps(stage: Stage, hardware: Hardware) -> list[Step]:

@@ -15,7 +15,7 @@ from schedules.evaluate import evaluate
 from schedules.expr import Axis, Call, Const, Read
 from schedules.late_division import shares
 from schedules.rewrites import apply_rewrites
-from schedules.steps import DivideLate, Permute, Step
+from schedules.steps import CopyRead, DivideLate, Permute, Step
 
 F = "float32"
 
@@ -47,11 +47,15 @@ def test_the_division_follows_the_sum() -> None:
     assert divided.body.op == "div"
 
 
-def test_shares_without_nan_are_zero_in_whole_rows() -> None:
+@pytest.mark.parametrize("as_number", [False, True])
+def test_shares_without_nan_are_zero_in_whole_rows(as_number: bool) -> None:
     zero = Const(0.0, F)
 
     def guarded(body: Call) -> Call:
-        return Call("select", (Call("isnan", (body,), "bool"), zero, body), F)
+        test = Call("isnan", (body,), "bool")
+        if as_number:
+            test = Call("lt", (Const(0, "int64"), Call("cast", (test,), "int64")), "bool")
+        return Call("select", (test, zero, body), F)
 
     dag = _with_shares(SMALL["attention"](), guarded)
     rewritten = _same(dag, DivideLate("attended"))
@@ -101,9 +105,16 @@ def test_dimensions_in_another_order() -> None:
     assert [i.name for i in read.indices if isinstance(i, Axis)] == ["b", "h", "j", "i"]
 
 
+def test_a_read_through_a_copy() -> None:
+    dag = SMALL["attention"]()
+    rewritten = _same(dag, CopyRead("scores", ("b", "h", "d", "i")))
+    assert rewritten.stage("scores.operand").shape == (1, 2, 19, 13)
+
+
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
+        (CopyRead("scores", ("b", "h", "d")), "0 reads depend on"),
         (Permute("attended", ("b", "h", "d", "i")), "it is an output"),
         (Permute("scaled", ("b", "h", "j")), "are not its axes"),
     ],

@@ -11,7 +11,7 @@ from small_tasks import HARDWARE, SMALL
 from ansor_lite import workloads
 from schedules.dag import ComputeDAG
 from schedules.nest import follow
-from schedules.steps import ComputeAt, Pack, Permute
+from schedules.steps import ComputeAt, CopyRead, Permute
 from search_space.sketch_generation import generate_sketches
 
 
@@ -22,9 +22,9 @@ def _names(dag: ComputeDAG) -> list[str]:
 def test_everything_is_computed_inside_a_block_of_rows() -> None:
     (sketch,) = generate_sketches(SMALL["attention_rows"](), HARDWARE)
     places = {s.stage: (s.target, s.loop) for s in sketch.steps if isinstance(s, ComputeAt)}
-    inside = ("scaled", "peak", "powers", "total")
+    inside = ("scores.operand", "scaled", "peak", "powers", "total")
     assert {places[name] for name in inside} == {("attended", "i.0")}
-    assert Pack("scores", "q", ("attended", "i.0")) in sketch.steps
+    assert CopyRead("scores", ("b", "h", "d", "i")) in sketch.steps
 
 
 def test_rows_are_innermost_where_they_fill_a_vector() -> None:
