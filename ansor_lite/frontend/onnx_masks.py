@@ -32,7 +32,7 @@ class _Joined:
 
 
 def masks_apart(graph: OnnxGraph) -> None:
-    """``s + where(given and known, 0, low)`` becomes ``where(known, s + where(given, 0, low), low)``.
+    """``s + where(given and known, 0, low)`` is ``where(known, s + where(given, 0, low), low)``.
 
     ``known`` is constant. Equal as long as the scores vanish beside ``low``.
     """

@@ -34,6 +34,7 @@ from ansor_lite.frontend.onnx_emit import Table, expand
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subgraph
 from ansor_lite.frontend.onnx_layers import CONTRIB, LAYERS
 from ansor_lite.frontend.onnx_masks import masks_apart, masks_to_lowest
+from ansor_lite.frontend.onnx_scales import scales_into_weights
 from ansor_lite.frontend.onnx_selections import SELECTIONS
 from ansor_lite.frontend.onnx_shapes import static_shapes
 
@@ -214,5 +215,6 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     inverses_to_products,
     drop_neutral_constants,
     absorb_constants,
+    scales_into_weights,
     join_branches,
 )
