@@ -30,16 +30,16 @@ def test_residual_sums_between_channels_first_and_last_leave_no_transposition():
     assert len([n for n in names if "transpose" in n]) == 2  # of the input and of the output
 
 
-def test_constants_turn_with_what_they_scale():
+def test_constants_turn_with_what_they_are_added_to():
     nodes = [
         NODE("MatMul", ["x", "w"], ["m"]),
         NODE("Transpose", ["m"], ["t"], perm=[0, 2, 1]),
-        NODE("Mul", ["t", "column"], ["s"]),
+        NODE("Add", ["t", "column"], ["s"]),
         NODE("Relu", ["s"], ["r"]),
         NODE("MatMul", ["r", "w"], ["y"]),
     ]
     weights = {"w": small_models.weight(8, 8), "column": small_models.weight(8, 1)}
-    assert kernels(nodes, weights, (2, 8, 8))[0] == "matmul_multiply_relu"
+    assert kernels(nodes, weights, (2, 8, 8))[0] == "matmul_add_relu"
 
 
 def test_a_transposition_that_others_read_stays_before_an_epilogue():
