@@ -16,6 +16,7 @@ from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.late_division import divide_late
 from schedules.minimal_filtering import constant_filter, minimal_filtering, sliding
+from schedules.reciprocals import reciprocal
 from schedules.steps import (
     CacheWrite,
     CopyRead,
@@ -23,6 +24,7 @@ from schedules.steps import (
     Inline,
     MinimalFiltering,
     Permute,
+    Reciprocal,
     SplitAxis,
     SplitReduction,
     SplitWindow,
@@ -255,6 +257,7 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     SplitReduction: split_reduction,
     MinimalFiltering: minimal_filtering,
     DivideLate: divide_late,
+    Reciprocal: reciprocal,
     CopyRead: copy_read,
     Permute: permute,
     SplitAxis: split_axis,

@@ -4,6 +4,8 @@ Read ``nest.py`` next: it follows the steps for a batch of candidates. ``lower``
 followed nest of one candidate into TensorIR.
 
 *Rewrites* take a DAG to a DAG (``Inline``, ``CacheWrite``, ``SplitReduction``,
+``MinimalFiltering``, ``DivideLate``, ``Reciprocal``, ``Permute``, ``SplitAxis``,
+``SplitWindow``) and come first.
 ``MinimalFiltering``, ``DivideLate``, ``CopyRead``, ``Permute``, ``SplitAxis``, ``SplitWindow``)
 and come first.
 *Loop steps* arrange the loops of the stages that are left. Numbers in loop steps may be knobs
@@ -91,6 +93,20 @@ class DivideLate:
     """
 
     stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reciprocal:
+    """Let ``stage`` multiply where it divides by what stays the same along ``axis``.
+
+    ``b[i, j] = a[i, j] / s[i]``  ->
+    ``b.inverse[i] = 1 / s[i]; b[i, j] = a[i, j] * b.inverse[i]``
+
+    One more rounding, less than what another order of a sum changes. See ``reciprocals.py``.
+    """
+
+    stage: str
+    axis: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +252,7 @@ Step: TypeAlias = (
     | SplitReduction
     | MinimalFiltering
     | DivideLate
+    | Reciprocal
     | CopyRead
     | Permute
     | SplitAxis
@@ -255,6 +272,7 @@ REWRITES = (
     SplitReduction,
     MinimalFiltering,
     DivideLate,
+    Reciprocal,
     CopyRead,
     Permute,
     SplitAxis,
@@ -271,6 +289,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "split_reduction": SplitReduction,
     "minimal_filtering": MinimalFiltering,
     "divide_late": DivideLate,
+    "reciprocal": Reciprocal,
     "copy_read": CopyRead,
     "permute": Permute,
     "split_axis": SplitAxis,

@@ -14,6 +14,7 @@ from search_space.piecewise import rule_minimal_filtering, rule_piecewise
 from search_space.rewriting import (
     rule_cache_write,
     rule_inline,
+    rule_reciprocal,
     rule_split_blocks,
     rule_split_lanes,
     rule_split_window,
@@ -38,6 +39,7 @@ CPU_RULES = RuleTable(
         rule_divide_late,
         rule_minimal_filtering,
         rule_inline,
+        rule_reciprocal,
         rule_split_window,
         rule_cache_write,
         rule_split_blocks,

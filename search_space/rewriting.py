@@ -11,8 +11,9 @@ from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.guards import skips_padding
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
+from schedules.reciprocals import shared_divisor
 from schedules.rewrites import apply_rewrites
-from schedules.steps import CacheWrite, Inline, SplitReduction, SplitWindow
+from schedules.steps import CacheWrite, Inline, Reciprocal, SplitReduction, SplitWindow
 from schedules.windows import window_along
 from search_space.analysis import (
     all_affine,
@@ -79,7 +80,11 @@ def _is_costly(dag: ComputeDAG, stage: Stage) -> bool:
     """It has a transcendental function, or will have once what it reads is inlined."""
     sources = [dag.by_name[r.tensor] for r in stage.reads() if r.tensor in dag.by_name]
     return has_math(stage) or any(
-        is_elementwise(s) and has_math(s) and single_consumer(dag, s) is stage for s in sources
+        is_elementwise(s)
+        and has_math(s)
+        and single_consumer(dag, s) is stage
+        and not _repeats(s, stage)
+        for s in sources
     )
 
 
@@ -109,6 +114,23 @@ def _repeats(stage: Stage, consumer: Stage) -> bool:
     for extent in stage.shape:
         elements *= extent
     return size > elements
+
+
+def rule_reciprocal(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Divide once for all elements that share a divisor, which take up a vector at least.
+
+    A stage that takes over the tiles of an accumulating one divides seldom beside that.
+    """
+    vector = vector_axis(stage, 2)
+    if vector is None or vector.extent < hardware.lanes(dtype_bytes_of(stage)):
+        return None
+    divisor = shared_divisor(stage, vector.name)
+    sources = [draft.current.by_name.get(read.tensor) for read in stage.reads()]
+    if divisor is None or f"{stage.name}.inverse" in draft.current.by_name:
+        return None
+    if any(s is not None and has_data_reuse(s) for s in sources):
+        return None
+    return (draft.rewrite(Reciprocal(stage.name, vector.name)),)
 
 
 def rule_cache_write(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:

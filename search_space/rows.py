@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
@@ -27,10 +28,15 @@ from search_space.tiling import (
     vector_steps,
 )
 
+# Rows at a time: operands that all rows share are loaded once.
+ROWS = ((1,), (2,), (4,), (8,))
+USUAL_ROWS = 2
 VECTORS = ((1,), (2,), (4,), (8,))
 BLOCKS_PER_THREAD = 8
 # Results of overlapping windows that a good guess accumulates at once.
 USUAL_VECTORS = 8
+# Rows of a producer up to this size need no allocator: asking it takes as long as a short row.
+LOCAL_BYTES = 4096
 # Below this many iterations, waking the other threads costs more than they save.
 PARALLEL_WORK = 8192
 
@@ -38,7 +44,7 @@ PARALLEL_WORK = 8192
 def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
     """Compute the producers of ``stage`` row by row inside its outer loops, where rows suffice.
 
-    One branch fuses, the other leaves every producer a nest of its own.
+    A second branch leaves every producer a nest of its own, where that might be faster.
     """
     if has_data_reuse(stage):
         return None
@@ -48,17 +54,50 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
     group = _row_group(draft, stage, hardware)
     prefix = _common_prefix(draft.current, stage, group)
     rows = prod(stage.axis(name).extent for name in prefix)
-    plain = _simple_nest(draft, stage, hardware)
     if not group or not prefix or rows < hardware.threads:
-        return (plain,)
-    fused = _simple_nest(draft, stage, hardware, outer=prefix)
+        return (_simple_nest(draft, stage, hardware),)
+    fused = _fused_rows(draft, stage, hardware, prefix, group)
+    if _fills_machine(draft.current, stage, group, rows, hardware):
+        return (fused,)
+    return (fused, _simple_nest(draft, stage, hardware))
+
+
+def _fused_rows(
+    draft: Draft, stage: Stage, hardware: Hardware, prefix: tuple[str, ...], group: set[str]
+) -> Draft:
+    """The nest of ``stage`` with all of ``group`` in a few rows of it."""
+    rows = prod(stage.axis(name).extent for name in prefix)
+    fused = _simple_nest(draft, stage, hardware, prefix, group)
     for producer in reversed(draft.current.stages):
-        if producer.name in group:
-            fused = fused.loop(
-                ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0"),
-                *vector_steps(producer, hardware),
-            ).place(producer.name)
-    return (fused.called("rows-fused"), plain)
+        if producer.name not in group:
+            continue
+        at = ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0")
+        steps = [] if _adds_neighbours(producer) else vector_steps(producer, hardware)
+        fused = fused.loop(at, *steps).place(producer.name)
+        if prod(producer.shape) // rows * dtype_bytes_of(producer) <= LOCAL_BYTES:
+            fused = fused.loop(Scope(producer.name, "local"))
+    return fused.called("rows-fused")
+
+
+def _adds_neighbours(stage: Stage) -> bool:
+    """``stage`` reduces what lies side by side."""
+    last = stage.reduce[-1].name if stage.reduce else ""
+    return bool(last) and all(
+        access.indices[-1] is not None and access.indices[-1].coefficient(last) == 1
+        for access in stage_accesses(stage)
+        if access.indices
+    )
+
+
+def _fills_machine(
+    dag: ComputeDAG, stage: Stage, group: set[str], rows: int, hardware: Hardware
+) -> bool:
+    """Rows for every thread, and a vector or more in each row of every stage that is no number."""
+    if rows < BLOCKS_PER_THREAD * hardware.threads:
+        return False
+    stages = [stage, *(dag.stage(name) for name in group)]
+    lengths = [prod(a.extent for a in s.axes) // rows for s in stages]
+    return all(n <= 1 or n >= hardware.lanes(4) for n in lengths)
 
 
 def _row_group(draft: Draft, stage: Stage, hardware: Hardware) -> set[str]:
@@ -132,7 +171,11 @@ def _through(
 
 
 def _simple_nest(
-    draft: Draft, stage: Stage, hardware: Hardware, outer: tuple[str, ...] = ()
+    draft: Draft,
+    stage: Stage,
+    hardware: Hardware,
+    outer: tuple[str, ...] = (),
+    group: Collection[str] = (),
 ) -> Draft:
     """Loops ``[outer parallel][vector.0] [vector.1][vector.2 lanes]`` of one elementwise stage.
 
@@ -157,16 +200,21 @@ def _simple_nest(
     vector = [f"{axis.name}.{level}" for level in range(3)]
     work = prod(stage.axis(name).extent for name in leading)
     fused = blocks[: len(leading)] if outer or work >= hardware.threads else [*blocks, vector[0]]
-    tile = [*(f"{name}.1" for name in sliding), vector[1]]
+    rows = [] if reducing else list(outer[-1:])
+    tile = [*(f"{name}.1" for name in (*sliding, *rows)), vector[1]]
     steps: list[Step] = [Tile(stage.name, axis.name, (Ref(knob.name), lanes))]
     steps += [Tile(stage.name, name, (Ref(knob.name, n),)) for n, name in enumerate(sliding, 1)]
+    for name in rows:
+        draft = draft.knob(Knob(f"{stage.name}.rows", ROWS, stage.name), USUAL_ROWS)
+        steps.append(Tile(stage.name, name, (Ref(f"{stage.name}.rows"),)))
     steps += [
         Reorder(stage.name, (*blocks, vector[0], *tile, vector[2])),
         Annotate(stage.name, (vector[2],), "vectorize"),
     ]
-    if outer or sum(prod(a.extent for a in s.axes) for s in (stage, *reducing)) >= PARALLEL_WORK:
+    together = [stage, *reducing, *(draft.current.stage(name) for name in group)]
+    if sum(prod(a.extent for a in s.axes) for s in together) >= PARALLEL_WORK:
         steps.append(Annotate(stage.name, tuple(fused), "parallel"))
-    if reducing:
+    if reducing or rows:
         steps.append(Annotate(stage.name, tuple(tile), "unroll"))
     for each in reducing:
         steps += _accumulate_at(each, stage, axis.name, sliding, lanes)

@@ -12,14 +12,16 @@ from ansor_lite import workloads as w
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Call, Const, Expr, Read
 from schedules.hardware import Hardware
-from schedules.steps import CacheWrite, Inline, SplitReduction, Step
+from schedules.steps import CacheWrite, Inline, Reciprocal, SplitReduction, Step
 from search_space.draft import Draft
 from search_space.rewriting import (
     rule_cache_write,
     rule_inline,
+    rule_reciprocal,
     rule_split_blocks,
     rule_split_lanes,
 )
+from search_space.sketch_generation import generate_sketches
 
 HARDWARE = Hardware(threads=4)
 F = "float32"
@@ -132,6 +134,41 @@ def test_accumulators_get_a_copy_where_nothing_consumes_them() -> None:
     assert _rewrites(drafts) == [(CacheWrite(stage.name),)]
     followed = w.matmul(8, 16, 8, bias=True).dag
     assert rule_cache_write(_draft(followed), followed.stages[0], HARDWARE) is None
+
+
+def _shares(columns: int, *divisor: str) -> ComputeDAG:
+    """``s0[i, j] = x[i, j] / d[divisor...]`` of ``[4, columns]``."""
+    axes = {"i": IterAxis("i", 4), "j": IterAxis("j", columns)}
+    quotient = Call("div", (_read("x", "i", "j"), _read("d", *divisor)), F)
+    divisors = Tensor("d", tuple(axes[a].extent for a in divisor), F)
+    stage = Stage("s0", tuple(axes.values()), quotient, F)
+    return ComputeDAG((Tensor("x", (4, columns), F), divisors), (stage,), ("s0",))
+
+
+def test_rows_are_multiplied_by_reciprocals() -> None:
+    dag = _shares(32, "i")
+    drafts = rule_reciprocal(_draft(dag), dag.stage("s0"), HARDWARE)
+    assert _rewrites(drafts) == [(Reciprocal("s0", "j"),)]
+    (draft,) = drafts or ()
+    assert not any(rule_reciprocal(draft, s, HARDWARE) for s in draft.current.stages)
+    assert not any(rule_inline(draft, s, HARDWARE) for s in draft.current.stages)
+
+
+@pytest.mark.parametrize(
+    ("columns", "divisor"),
+    [(32, ("i", "j")), (32, ("j",)), (8, ("i",)), (32, ())],
+    ids=["every element", "every column", "short rows", "all the same"],
+)
+def test_divisions_stay_because(columns: int, divisor: tuple[str, ...]) -> None:
+    dag = _shares(columns, *divisor)
+    assert rule_reciprocal(_draft(dag), dag.stage("s0"), HARDWARE) is None
+
+
+def test_divisions_behind_an_accumulation_stay() -> None:
+    """There are few beside its products, and it would need one more stage inside its tiles."""
+    dag = SMALL["attention"]()
+    late = next(s for s in generate_sketches(dag, HARDWARE) if "row-blocks" in s.name)
+    assert not any(isinstance(step, Reciprocal) for step in late.steps)
 
 
 def _sum(rows: int, length: int, *indices: str) -> ComputeDAG:

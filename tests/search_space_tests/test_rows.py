@@ -7,6 +7,8 @@ import pytest
 from small_tasks import SMALL
 
 from ansor_lite import workloads as w
+from ansor_lite.tasks import Task
+from schedules.dag import ComputeDAG
 from schedules.hardware import Hardware
 from schedules.nest import follow
 from schedules.sketch import Sketch
@@ -15,24 +17,54 @@ from search_space.sketch_generation import generate_sketches
 HARDWARE = Hardware(threads=2)
 
 
-def _rows_of(sketch: Sketch) -> dict[str, int]:
-    """Stage -> bytes allocated for it by a random candidate."""
-    nest = follow(sketch, sketch.random(1, np.random.default_rng(0)))
-    return {s.stage: int(s.allocated_bytes[0]) for s in nest.stages}
+def _names(dag: ComputeDAG) -> list[str]:
+    return [sketch.name for sketch in generate_sketches(dag, HARDWARE)]
 
 
-def test_fused_rows_keep_one_row_in_memory() -> None:
-    sketches = generate_sketches(w.softmax(64, 128).dag, HARDWARE)
-    fused = _rows_of(next(s for s in sketches if s.name.endswith("rows-fused")))
-    apart = _rows_of(next(s for s in sketches if not s.name.endswith("rows-fused")))
-    assert max(fused.values()) == 4 * 128
-    assert max(apart.values()) == 4 * 64 * 128
+def _largest(sketch: Sketch, rows: int) -> int:
+    """Bytes of the largest intermediate tensor when ``rows`` rows are computed at a time."""
+    choices = np.zeros((1, len(sketch.knobs)), dtype=np.int32)
+    for n, knob in enumerate(sketch.knobs):
+        if knob.name.endswith(".rows"):
+            choices[0, n] = knob.choices.index((rows,))
+    return max(int(s.allocated_bytes[0]) for s in follow(sketch, choices).stages)
+
+
+def test_fused_rows_keep_a_few_rows_in_memory() -> None:
+    sketches = generate_sketches(w.softmax(8, 128).dag, HARDWARE)
+    fused = next(s for s in sketches if s.name.endswith("rows-fused"))
+    assert [_largest(fused, rows) for rows in (1, 4)] == [4 * 128, 4 * 4 * 128]
+    apart = next(s for s in sketches if not s.name.endswith("rows-fused"))
+    assert _largest(apart, 1) == 4 * 8 * 128
+
+
+def test_rows_that_fill_the_machine_are_fused() -> None:
+    """Short rows and few rows may be faster in nests of their own."""
+    assert all(name.endswith("rows-fused") for name in _names(w.softmax(64, 128).dag))
+    for rows, columns in ((64, 8), (8, 128)):
+        names = _names(w.softmax(rows, columns).dag)
+        fused = [name.endswith("rows-fused") for name in names]
+        assert any(fused), names
+        assert not all(fused), names
+
+
+def test_neighbours_are_added_one_row_after_the_other() -> None:
+    """Vectors of one element of several rows would be gathered."""
+    for sketch in generate_sketches(w.layer_norm(64, 256).dag, HARDWARE):
+        lanes = [p for p in sketch.plan.stages if any(a.name == "j.lane" for a in p.stage.reduce)]
+        assert len(lanes) == 2
+        assert not any("vectorize" in p.annotations.values() for p in lanes)
+
+
+@pytest.mark.parametrize(("columns", "scope"), [(128, "local"), (4096, "global")])
+def test_short_rows_need_no_allocator(columns: int, scope: str) -> None:
+    sketch = generate_sketches(w.softmax(64, columns).dag, HARDWARE)[0]
+    assert sketch.plan.by_name["powers"].scope == scope
 
 
 def test_one_row_is_not_fused() -> None:
     """Nothing would be left for the other threads."""
-    names = [s.name for s in generate_sketches(w.softmax(1, 4096).dag, HARDWARE)]
-    assert not any("rows-fused" in name for name in names)
+    assert not any("rows-fused" in name for name in _names(w.softmax(1, 4096).dag))
 
 
 def test_tiled_products_stay_out_of_the_rows() -> None:
@@ -51,13 +83,15 @@ def test_reductions_accumulate_inside_a_vector_of_the_result(name: str) -> None:
 
 
 def test_small_kernels_stay_on_one_thread() -> None:
-    def kinds(rows: int) -> set[str]:
-        sketch = generate_sketches(w.pool2d(1, rows, rows, 32, 2, 2).dag, HARDWARE)[0]
+    def kinds(task: Task) -> set[str]:
+        sketch = generate_sketches(task.dag, HARDWARE)[0]
         nest = follow(sketch, sketch.random(1, np.random.default_rng(0)))
         return {loop.annotation for s in nest.stages for loop in s.loops}
 
-    assert "parallel" not in kinds(4)
-    assert "parallel" in kinds(112)
+    assert "parallel" not in kinds(w.pool2d(1, 4, 4, 32, 2, 2))
+    assert "parallel" in kinds(w.pool2d(1, 112, 112, 32, 2, 2))
+    assert "parallel" not in kinds(w.softmax(4, 128))
+    assert "parallel" in kinds(w.softmax(64, 128))
 
 
 @pytest.mark.parametrize(("kernel", "width"), [(3, 3), (2, 1)])
