@@ -79,11 +79,12 @@ def products(graph: Graph) -> list[int]:
 def check_values(network: onnx.ModelProto) -> Graph:
     graph = planned(network)
     rng = np.random.default_rng(0)
-    shapes = {i.name: i.type.tensor_type.shape.dim for i in network.graph.input}
-    feeds = {
-        name: rng.standard_normal([d.dim_value for d in shape]).astype(np.float32)
-        for name, shape in shapes.items()
-    }
+    feeds = {}
+    for value in network.graph.input:
+        kind = value.type.tensor_type
+        numbers = rng.standard_normal([d.dim_value for d in kind.shape.dim])
+        seen = kind.elem_type == TensorProto.BOOL
+        feeds[value.name] = numbers > 0 if seen else numbers.astype(np.float32)
     found = compile_graph(graph, lambda task: None, native(2)).run(feeds)
     for name, value in small_models.reference(network, feeds).items():
         assert small_models.relative_error(found[name], value) < 1e-5
@@ -194,3 +195,29 @@ def test_rows_are_not_cut_for_a_copy_behind() -> None:
     graph = check_values(model(nodes, ["y"], constants))
     assert products(graph) == [2]
     assert len(graph.tasks) == 2
+
+
+def test_a_mask_that_every_layer_computes_is_computed_once() -> None:
+    def layer(number: int, source: str) -> list[onnx.NodeProto]:
+        def own(name: str) -> str:
+            return f"{name} {number}"
+
+        return [
+            node("Where", ["seen", "zero", "hidden"], [own("mask")]),
+            node("Exp", [source], [own("x")]),
+            node("MatMul", [own("x"), "k"], [own("products")]),
+            node("Add", [own("products"), own("mask")], [own("scores")]),
+            node("Softmax", [own("scores")], [own("shares")], axis=-1),
+            node("MatMul", [own("shares"), own("x")], [own("y")]),
+        ]
+
+    constants = {"zero": np.float32(0), "hidden": np.float32(-1e9)}
+    inputs = {
+        "q": (TensorProto.FLOAT, (HEADS, ROWS, DEPTH)),
+        "k": (TensorProto.FLOAT, (HEADS, DEPTH, ROWS)),
+        "seen": (TensorProto.BOOL, (1, ROWS, ROWS)),
+    }
+    network = model([*layer(0, "q"), *layer(1, "y 0")], ["y 1"], constants, inputs)
+    graph = check_values(network)
+    assert [t.weight for t in graph.tasks if "where" in t.name] == [1]
+    assert products(graph) == [2, 2]
