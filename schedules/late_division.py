@@ -93,7 +93,9 @@ def _quotient(dag: ComputeDAG, stage: Stage, expr: Expr) -> _Quotient | None:
             return _Quotient(dividend, divisor, lambda quotient: quotient)
         case Call("select", (condition, Const(0.0) as zero, kept), dtype):
             tested = _tested_for_nan(dag, condition)
-            return tested and _without_nan(dag, stage, tested, kept, zero, dtype)
+            if tested is None:
+                return None
+            return _without_nan(dag, stage, tested, kept, zero, dtype)
         case Read():
             body = _body_at(dag, expr)
             return None if body is None else _quotient(dag, stage, body)

@@ -157,7 +157,9 @@ def _block(draft: Draft, stage: Stage, hardware: Hardware) -> _Block | None:
             rows[candidate.name] = axis
     inside = [draft.current.stage(n) for n in rows if n not in (pair.accumulate.name, stage.name)]
     reduces = any(s.combiner is not None and not has_data_reuse(s) for s in inside)
-    if not reduces or not any(map(has_data_reuse, inside)) or any(map(is_piecewise, inside)):
+    products = [s for s in inside if has_data_reuse(s)]
+    in_lanes = all(s.spatial[-1].name == rows[s.name] for s in products)
+    if not reduces or not products or not in_lanes or any(map(is_piecewise, inside)):
         return None
     return _Block(Link(pair, apart=False), pair.axes[row], rows)
 
