@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schedules.dag import IterAxis, Stage
-from schedules.expr import Axis, Const, Read
+from schedules.expr import Axis, Read, affine
 from schedules.hardware import Hardware
 from schedules.late_division import shares
 from schedules.masks import masks
@@ -176,7 +176,7 @@ def _followed(draft: Draft, stage: Stage, rows: dict[str, str]) -> str | None:
                 for axis, index in zip(stage.spatial, read.indices, strict=True)
                 if index == Axis(rows[reader])
             ]
-            if len(at) != 1 or not all(isinstance(i, Axis | Const) for i in read.indices):
+            if len(at) != 1 or any(affine(i) is None for i in read.indices):
                 return None
             found.add(at[0])
     return found.pop() if len(found) == 1 else None
@@ -241,7 +241,7 @@ def _block_sizes(extent: int, lanes: int) -> list[int]:
 def _placed(draft: Draft, stage: Stage, place: tuple[str, str], hardware: Hardware) -> Draft:
     """``stage`` computed at ``place``: a register tile, a reduction by vectors, or vectors."""
     pair = tile_pair(draft, stage, hardware)
-    if pair is not None and pair.rows:
+    if pair is not None:
         draft, _ = inside_link(draft, Link(pair, apart=False), place, hardware)
         return _copied(draft, pair, place)
     at = ComputeAt(stage.name, *place)

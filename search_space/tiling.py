@@ -41,6 +41,9 @@ ROW_AXES = 2
 # A window of 7x7 uses an element so often: too little work to hide a copy behind it.
 FEW_USES = 64
 UNROLLED_VECTORS = 4
+# How often an element is used where computing takes about as long as bringing it from memory. Less
+# often, memory is busy anyway and hints are in its way; more often, there is time enough.
+AHEAD_USES = range(6, 33)
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,18 @@ def tile_pair(draft: Draft, stage: Stage, hardware: Hardware) -> TilePair | None
             return None
         lanes = lanes_for(axis.extent, lanes)
         rows = reuse_axes(producer, axis.name)[-ROW_AXES:]
+        if not rows and axis.extent < hardware.fma_latency * lanes:
+            rows = _last_other(producer, axis)
         used = {axis.name, *(a.name for a in rows)}
         outer = tuple(a for a in producer.spatial if a.extent > 1 and a.name not in used)
         return TilePair(producer, stage, mapping, axis, rows, outer, lanes)
     return None
+
+
+def _last_other(stage: Stage, vector: IterAxis) -> tuple[IterAxis, ...]:
+    """The last axis but ``vector``: where nothing is used again, sums beside each other still hide
+    the latency of an addition."""
+    return tuple(a for a in stage.spatial if a.extent > 1 and a.name != vector.name)[-1:]
 
 
 def _vector_of(
@@ -102,11 +113,12 @@ def rule_tile_with_consumer(
         if not _uses_often(draft.current, pair.accumulate):
             return tuple(branches)
     draft = _knobs(draft, pair, hardware)
+    others = _others(draft, pair)
     for order in ("rows", "columns") if pair.rows else ("rows",):
         drafts = _packed(_tiled(draft, pair, order), pair)
-        for other in _others(draft, pair):
+        for other in others:
             drafts = [p for d in drafts for p in _packed(_beside(d, other, order), other)]
-        for packed in drafts:
+        for packed in _fetched_ahead(drafts, [pair, *others], hardware):
             branches += _with_producers(packed, pair, order, hardware, absorbed is None)
     return tuple(branches)
 
@@ -306,6 +318,26 @@ def _packed(draft: Draft, pair: TilePair) -> list[Draft]:
                 if at is not None or (name in inputs and not constant)
             ]
     return [draft]
+
+
+def _fetched_ahead(drafts: list[Draft], pairs: list[TilePair], hardware: Hardware) -> list[Draft]:
+    """Without and with hints for large packed constants whose elements are used a few times."""
+    draft = drafts[0]
+    inputs = draft.current.input_by_name
+    packed = {(s.stage, s.tensor) for s in draft.loops if isinstance(s, Pack) and s.at is None}
+    steps = []
+    for stage in (pair.accumulate for pair in pairs):
+        large = [
+            tensor
+            for reader, tensor in packed
+            if reader == stage.name
+            and inputs[tensor].constant
+            and prod(inputs[tensor].shape) * dtype_bytes_of(stage) > hardware.l2_bytes
+            and prod(a.extent for a in stage.axes) // prod(inputs[tensor].shape) in AHEAD_USES
+        ]
+        if large and stage.reduce:
+            steps.append(Annotate(stage.name, (f"{stage.reduce[-1].name}.0",), "prefetch"))
+    return [*drafts, *(d.loop(*steps).called("ahead") for d in drafts if steps)]
 
 
 def _last_parallel(pair: TilePair) -> str:
