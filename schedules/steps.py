@@ -214,7 +214,8 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class Annotate:
-    """How ``loops`` of ``stage`` run: ``parallel`` (fused into one), ``vectorize``, ``unroll``.
+    """How ``loops`` of ``stage`` run: ``parallel`` (fused into one), ``vectorize``, ``unroll``,
+    ``prefetch`` (a reduction that asks ahead for the packed constants that it walks through).
 
     GPU kinds (``blockIdx.x``, ``threadIdx.x``, ``vthread``) are rows of the same table.
     """
@@ -303,6 +304,6 @@ STEP_TYPES: dict[str, type[Step]] = {
     "limit": Limit,
 }
 
-ANNOTATIONS = ("serial", "parallel", "vectorize", "unroll")
+ANNOTATIONS = ("serial", "parallel", "vectorize", "unroll", "prefetch")
 
 SCOPES = ("global", "local", "shared")

@@ -9,4 +9,5 @@ LOOP_KINDS: dict[str, ForKind] = {
     "parallel": ForKind.PARALLEL,
     "vectorize": ForKind.VECTORIZED,
     "unroll": ForKind.UNROLLED,
+    "prefetch": ForKind.SERIAL,
 }

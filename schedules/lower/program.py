@@ -22,6 +22,7 @@ from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
 from schedules.lower.packing import Packing, constant_packing, unpacked_constant
+from schedules.lower.prefetch import fetch_ahead
 from schedules.lower.uniform import FIRST_LANE, vector_loop
 from schedules.lower.versions import Group, Version, VersionedBody, versioned_body, within
 from schedules.nest import Follower, pack_annotation
@@ -71,7 +72,7 @@ def lower(dag: ComputeDAG, steps: tuple[Step, ...], hardware: Hardware) -> Lower
     """
     sketch = closed(dag, steps)
     follower = Follower(sketch, np.zeros((1, 0), dtype=np.int32))
-    program = _Program(follower, dag)
+    program = _Program(follower, dag, hardware)
     return program.lowered(constant_programs(dag, sketch.steps))
 
 
@@ -81,8 +82,9 @@ def identifier(name: str) -> str:
 
 
 class _Program:
-    def __init__(self, follower: Follower, dag: ComputeDAG) -> None:
+    def __init__(self, follower: Follower, dag: ComputeDAG, hardware: Hardware) -> None:
         self.follower = follower
+        self.hardware = hardware
         self.plan = follower.plan
         self.positions = Positions(follower)
         self.outputs = {name: dag.shape_of(name) for name in dag.outputs}
@@ -185,8 +187,25 @@ class _Program:
         first_reduce = _first_reduce(stage)
         if position == first_reduce:
             before.append(self._initialise(stage, position))
+        before += self._fetched_ahead(stage, position)
         groups = [g for g in self._body(stage).groups if g.position == position]
         return _sequence([*before, self._versions(groups, lambda: self._inside(stage, position))])
+
+    def _fetched_ahead(self, stage: StagePlan, position: int) -> list[tirx.Stmt]:
+        """Hints for the packed constants, if the loop before ``position`` is to give them."""
+        if not position or stage.annotations.get(stage.loops[position - 1].name) != "prefetch":
+            return []
+        statements: list[tirx.Stmt] = []
+        for pack in stage.packs:
+            copied, loops = self.packed[stage.name, pack.tensor]
+            if copied is not None:
+                continue
+            inner = [x for x in loops if x in stage.loops[position:]]
+            block = int(np.prod([self.positions.extent(x) for x in inner]))
+            place = [0 if x in inner else self.values[x] for x in loops]
+            line = self.hardware.cache_line_bytes
+            statements += fetch_ahead(self.buffers[pack.tensor], place, block, line)
+        return statements
 
     def _inside(self, stage: StagePlan, position: int) -> tirx.Stmt:
         if position == len(stage.loops):

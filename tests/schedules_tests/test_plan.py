@@ -94,6 +94,7 @@ REFUSED: dict[str, tuple[tuple[Step, ...], str]] = {
         (ComputeAt("s", "y", "i.0"), Annotate("s", ("i.0",), "parallel")),
         "parallel of 's': it is computed inside another",
     ),
+    "hints": ((Annotate("y", ("j.0",), "prefetch"),), "prefetch of 'y': 'j.0' is no reduction"),
     "outer vector": ((Annotate("y", ("i.0",), "vectorize"),), "is not the innermost loop"),
     "unknown scope": ((Scope("s", "attic"),), "scope of 's': unknown scope 'attic'"),
     "pack unread": ((Pack("y", "w"),), "pack for 'y': it does not read 'w'"),

@@ -85,6 +85,26 @@ def test_an_accumulation_that_another_stage_reads_too_stays_outside() -> None:
             assert sketch.plan.by_name["value"].attached is None
 
 
+def _ahead(dag: ComputeDAG, hardware: Hardware = HARDWARE) -> set[bool]:
+    """Which sketches there are: those with hints, those without."""
+    return {
+        any(isinstance(s, Annotate) and s.kind == "prefetch" for s in sketch.steps)
+        for sketch in generate_sketches(dag, hardware)
+    }
+
+
+def test_large_constants_that_are_used_a_few_times_may_be_fetched_ahead() -> None:
+    assert _ahead(w.matmul(8, 1024, 1024).dag) == {True, False}
+    assert _ahead(w.gated_matmul(8, 1024, 1024).dag) == {True, False}
+
+
+def test_what_memory_or_arithmetic_alone_limits_is_not_fetched_ahead() -> None:
+    assert _ahead(w.matmul(1, 1024, 1024).dag) == {False}
+    assert _ahead(w.matmul(128, 1024, 1024).dag) == {False}
+    assert _ahead(w.matmul(8, 128, 128).dag) == {False}
+    assert _ahead(w.matmul(8, 1024, 1024, constant_weights=False).dag) == {False}
+
+
 def test_variable_weights_in_order_are_not_packed() -> None:
     assert not any(_steps(SMALL["matmul_variable"](), Pack))
 
