@@ -30,6 +30,7 @@ from ansor_lite.frontend.onnx_contrib_attention import (
     group_query_attention,
     multi_head_attention,
 )
+from ansor_lite.frontend.onnx_demand import slices_to_operands
 from ansor_lite.frontend.onnx_emit import Table, expand
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subgraph
 from ansor_lite.frontend.onnx_layers import CONTRIB, LAYERS
@@ -215,6 +216,7 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     inverses_to_products,
     drop_neutral_constants,
     absorb_constants,
+    slices_to_operands,
     scales_into_weights,
     join_branches,
 )
