@@ -197,8 +197,10 @@ def _nodes(block: relax.DataflowBlock, dags: Dags) -> Iterator[Node]:
 
 
 def _node(result: Any, call: Any, dag: ComputeDAG) -> Node:
-    arguments = dict(zip((t.name for t in dag.inputs), call.args[1].fields, strict=False))
-    return Node(result, tuple(arguments.values()), dag, call.args[0].name_hint)
+    arguments = tuple(call.args[1].fields)
+    arrays = {t.name: constant(a) for t, a in zip(dag.inputs, arguments, strict=True)}
+    numbers = {name: a for name, a in arrays.items() if a is not None and a.size == 1}
+    return Node(result, arguments, with_values(dag, numbers), call.args[0].name_hint)
 
 
 def _is_item(value: Any) -> bool:
