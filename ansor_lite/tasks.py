@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from schedules.dag import ComputeDAG, Stage, canonical
-from schedules.expr import OPERATIONS, Call, walk
+from schedules.expr import OPERATIONS, Call, Const, walk
 
 FLOAT_CLASSES = ("addsub", "mul", "divmod", "compare", "math")
 
@@ -53,7 +53,18 @@ class Task:
         return self._bytes(*(t.name for t in self.dag.inputs if t.constant))
 
     def _bytes(self, *names: str) -> int:
-        return sum(prod(self.dag.shape_of(n)) * element_bytes(self.dag.dtype_of(n)) for n in names)
+        return sum(_elements(self.dag, n) * element_bytes(self.dag.dtype_of(n)) for n in names)
+
+
+def _elements(dag: ComputeDAG, tensor: str) -> int:
+    """Elements of a tensor, but of a dimension that is only read at numbers no others."""
+    reads = [r for n in dag.consumers[tensor] for r in dag.stage(n).reads() if r.tensor == tensor]
+    counts = []
+    for dimension, extent in enumerate(dag.shape_of(tensor)):
+        indices = {read.indices[dimension] for read in reads}
+        numbers = bool(indices) and all(isinstance(index, Const) for index in indices)
+        counts.append(len(indices) if numbers else extent)
+    return prod(counts)
 
 
 def stage_flop(stage: Stage) -> int:

@@ -169,6 +169,7 @@ def test_one_tensor_of_queries_keys_and_values_is_three_operands() -> None:
     nodes = [*parts, *SCORES, *SOFTMAX, *MEAN]
     [task] = check_values(model(nodes, ["y"], constants, inputs)).tasks
     assert [t.shape for t in task.dag.inputs] == [(ROWS, 3, HEADS, DEPTH)] * 3
+    assert task.bytes == 4 * ROWS * HEADS * DEPTH * 4
 
 
 def test_a_causal_mask_is_a_condition() -> None:
