@@ -33,6 +33,8 @@ from schedules.expr import INDEX_DTYPE, Call, Expr
 LAYOUTS = ("bhsd", "bshd")
 # The window along the last axis is computed in whole vectors of this many keys.
 WINDOW_VECTOR = 8
+# Elements of 4 kB, at which addresses fall into the same set of a first cache, and of a line.
+SET_ELEMENTS, LINE_ELEMENTS = 1024, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,24 +241,50 @@ def _keys_along(
     sizes = {s.axis: s.extent for s in across}
     axes = layer.axes(
         **{"b": batch, head: heads.kv_heads}, **sizes, d=depth, **phases,
-        x=steps + width - last.window,
+        x=spread(steps + width - last.window, width),
     )  # fmt: skip
     body = k("b", *in_layout(layout, head, *sizes, where), "d")
     return layer.stage("keys", axes, body), width
 
 
+def spread(extent: int, width: int) -> int:
+    """``extent``, or a bit more where rows that far apart would use the same sets of a cache.
+
+    A window is ``width`` elements of every one of ``depth`` rows, all of which should stay there.
+    """
+    if extent < SET_ELEMENTS:
+        return extent
+    return extent + (width + LINE_ELEMENTS - extent) % SET_ELEMENTS
+
+
 def softmax_over(
     layer: Layer, x: Access, outer: tuple[IterAxis, ...], inner: tuple[IterAxis, ...]
 ) -> Access:
-    """Softmax over several axes; see :meth:`ansor_lite.layers.Layer.softmax`."""
+    """Softmax over several axes, reduced one after the other so that the last one stays in vectors.
+
+    See :meth:`ansor_lite.layers.Layer.softmax`.
+    """
     names, taps = [a.name for a in outer], [a.name for a in inner]
-    over = {a.name: a.extent for a in inner}
-    all_taps: list[Index] = [a.name if a.extent > 1 else 0 for a in inner]
-    peak = layer.accumulate("peak", outer, over, x(*names, *all_taps), "max")
+    peak = _reduced(layer, "peak", x, outer, inner, "max")
     shifted = Call("sub", (x(*names, *taps), peak(*names)), FLOAT)
     powers = layer.stage("powers", (*outer, *inner), Call("exp", (shifted,), FLOAT))
-    total = layer.accumulate("total", outer, over, powers(*names, *all_taps))
+    total = _reduced(layer, "total", powers, outer, inner, "sum")
     return layer.stage("shares", (*outer, *inner), div(powers(*names, *taps), total(*names)))
+
+
+def _reduced(
+    layer: Layer, name: str, x: Access, outer: tuple[IterAxis, ...], inner: tuple[IterAxis, ...],
+    combiner: str,
+) -> Access:  # fmt: skip
+    """``x[outer..., inner...]`` over the first of ``inner``, then over the others."""
+    first, *others = inner
+    kept = (*outer, *others)
+    tap: Index = first.name if first.extent > 1 else 0
+    reads = [*(a.name for a in outer), tap, *(a.name for a in others)]
+    suffix = f"_{first.name}" if others else ""
+    over = {first.name: first.extent}
+    part = layer.accumulate(name + suffix, kept, over, x(*reads), combiner)
+    return _reduced(layer, name, part, outer, tuple(others), combiner) if others else part
 
 
 def _call(op: str, a: Index, b: Index) -> Expr:

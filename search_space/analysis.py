@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
-from schedules.expr import OPERATIONS, Axis, Call, Const, Read, picking_axis, walk
+from schedules.expr import OPERATIONS, Axis, Call, Const, Expr, Read, affine, picking_axis, walk
 from schedules.plan import Access, stage_accesses
 
 
@@ -111,10 +111,24 @@ def is_contiguous_along(access: Access, axis: str) -> bool:
     """Neighbours along ``axis`` are neighbours in memory, or the same element."""
     if not access.indices:
         return True
-    if any(i is None or i.coefficient(axis) for i in access.indices[:-1]):
-        return False
-    last = access.indices[-1]
-    return last is not None and last.coefficient(axis) in (0, 1)
+    *outer, last = access.read.indices
+    return not any(_depends(i, axis) for i in outer) and _steps_by_one(last, axis)
+
+
+def _depends(index: Expr, axis: str) -> bool:
+    known = affine(index)
+    return bool(known.coefficient(axis)) if known is not None else Axis(axis) in walk(index)
+
+
+def _steps_by_one(index: Expr, axis: str) -> bool:
+    """Or not at all; what stands beside ``axis`` may be anything that does not depend on it."""
+    known = affine(index)
+    if known is not None:
+        return known.coefficient(axis) in (0, 1)
+    if isinstance(index, Call) and index.op == "add":
+        left, right = (_depends(a, axis) for a in index.args)
+        return not (left and right) and all(_steps_by_one(a, axis) for a in index.args)
+    return not _depends(index, axis)
 
 
 def moves_with(access: Access, axis: str) -> bool:

@@ -158,10 +158,17 @@ def _block(draft: Draft, stage: Stage, hardware: Hardware) -> _Block | None:
     inside = [draft.current.stage(n) for n in rows if n not in (pair.accumulate.name, stage.name)]
     reduces = any(s.combiner is not None and not has_data_reuse(s) for s in inside)
     products = [s for s in inside if has_data_reuse(s)]
-    in_lanes = all(s.spatial[-1].name == rows[s.name] for s in products)
-    if not reduces or not products or not in_lanes or any(map(is_piecewise, inside)):
+    vectors = all(s.spatial[-1].name == rows[s.name] or _in_vectors(s) for s in products)
+    long = pair.accumulate.axis(row).extent >= pair.lanes
+    if not (reduces and products and vectors and long) or any(map(is_piecewise, inside)):
         return None
     return _Block(Link(pair, apart=False), pair.axes[row], rows)
+
+
+def _in_vectors(stage: Stage) -> bool:
+    """Whatever moves with the last axis can be read by vectors."""
+    last = stage.spatial[-1].name
+    return all(is_contiguous_along(a, last) for a in stage_accesses(stage) if moves_with(a, last))
 
 
 def _followed(draft: Draft, stage: Stage, rows: dict[str, str]) -> str | None:
