@@ -6,7 +6,7 @@ plan serves a whole population. ``nest.py`` adds the numbers, ``lower`` the code
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, Stage
@@ -48,7 +48,8 @@ class Loop:
 class Access:
     """One distinct read of a stage body: per dimension an affine index, or ``None``.
 
-    ``guarded``: the read stands behind a condition on its axes: its index may leave the tensor.
+    ``guarded``: the read stands behind a condition on its axes: its index may leave the tensor (in
+    a plan: it does).
     """
 
     read: Read
@@ -209,7 +210,7 @@ def _stage_plan(
         draft.scope,
         tuple(draft.packs),
         tuple(draft.limits),
-        stage_accesses(stage),
+        _accesses(dag, stage),
     )
     _check_annotations(plan)
     _check_packs(dag, plan)
@@ -339,6 +340,27 @@ def _check_limits(dag: ComputeDAG, plans: dict[str, StagePlan]) -> None:
             raise ScheduleError(f"{what}: it is not computed inside another stage")
         if plan.annotations.get(f"{limit.axis}.0") in ("vectorize", "unroll"):
             raise ScheduleError(f"{what}: the loop of {limit.axis!r} is no plain one")
+
+
+def _accesses(dag: ComputeDAG, stage: Stage) -> tuple[Access, ...]:
+    """The reads of a stage; those that stay in their tensor anyhow need no guard."""
+    extents = {a.name: a.extent for a in stage.axes}
+    return tuple(
+        replace(a, guarded=a.guarded and not _stays_inside(a, dag.shape_of(a.tensor), extents))
+        for a in stage_accesses(stage)
+    )
+
+
+def _stays_inside(access: Access, shape: tuple[int, ...], extents: dict[str, int]) -> bool:
+    for index, size in zip(access.indices, shape, strict=True):
+        if index is None:
+            return False
+        moves = [c * (extents[name] - 1) for name, c in index.terms]
+        low = index.constant + sum(m for m in moves if m < 0)
+        high = index.constant + sum(m for m in moves if m > 0)
+        if low < 0 or high >= size:
+            return False
+    return True
 
 
 def stage_accesses(stage: Stage) -> tuple[Access, ...]:

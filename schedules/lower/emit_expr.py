@@ -72,14 +72,17 @@ def emit(
     axis: Callable[[str], Tir],
     read: Callable[[Read], Tir],
     math_mode: str = POLYNOMIAL,
+    inside: frozenset[Read] = frozenset(),
 ) -> Tir:
     """``expr`` as a TVM expression; ``axis`` and ``read`` translate the leaves.
+
+    ``inside``: reads that stay in their tensor whatever a condition says.
 
     ``math_mode``: ``"polynomial"`` (vectorises) or ``"libm"`` for exp, erf, tanh and sigmoid in
     float32. A ``select`` stays lazy unless both sides may be evaluated. Raises
     :class:`UnsupportedProgram` for an unknown operation.
     """
-    emitter = _Emitter(axis, read, math_mode, _unguarded_reads(expr))
+    emitter = _Emitter(axis, read, math_mode, _unguarded_reads(expr) | inside)
     return emitter.emit(expr)
 
 

@@ -307,6 +307,7 @@ class _Program:
             body.body,
             axis=lambda name: self._axis(stage, name),
             read=lambda read: self._read(stage, read),
+            inside=frozenset(a.read for a in stage.accesses if not a.guarded),
         )
         if stage.stage.combiner is not None:
             old = tirx.BufferLoad(buffer, indices)
