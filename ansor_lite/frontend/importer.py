@@ -20,6 +20,7 @@ from ansor_lite.errors import ModelError
 from ansor_lite.frontend.network import Network, TensorInfo
 from ansor_lite.frontend.onnx_file import read_model
 from ansor_lite.frontend.onnx_graph import OnnxGraph
+from ansor_lite.frontend.onnx_norms import NORMS_SINCE
 from ansor_lite.frontend.onnx_rewrites import simplify
 from ansor_lite.graph.expressions import stored
 
@@ -76,7 +77,8 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
         self.at = (op_name, attrs["tvm_custom"]["name"])
         if op_name == "Clip" and (clipped := _clip(inputs, attrs, opset)) is not None:
             return self.bb.normalize(clipped)
-        return super()._convert_operator(op_name, inputs, attrs, opset)
+        since = max(opset, NORMS_SINCE.get(op_name, opset))
+        return super()._convert_operator(op_name, inputs, attrs, since)
 
 
 def _clip(inputs: Any, attrs: Any, opset: int) -> Any:

@@ -52,8 +52,11 @@ def masks_apart(graph: OnnxGraph) -> None:
 
 def _apart(graph: OnnxGraph, node: onnx.NodeProto, found: _Joined) -> list[onnx.NodeProto]:
     bias, padded = (graph.fresh_name(node.output[0]) for _ in range(2))
+    masked = helper.make_node("Where", [found.given, found.zero, found.fill], [bias])
+    if graph.value(found.table).all():
+        return [masked, helper.make_node("Add", [found.scores, bias], node.output, name=node.name)]
     return [
-        helper.make_node("Where", [found.given, found.zero, found.fill], [bias]),
+        masked,
         helper.make_node("Add", [found.scores, bias], [padded], name=node.name),
         helper.make_node("Where", [found.table, padded, found.fill], [node.output[0]]),
     ]
@@ -68,7 +71,7 @@ def _joined(
         where = producers.get(name)
         if where is None or where.op_type != "Where":
             continue
-        both = producers.get(where.input[0])
+        both = producers.get(_unexpanded(producers, where.input[0]))
         zero, fill = _scalar(graph, where.input[1]), _scalar(graph, where.input[2])
         if both is None or both.op_type != "And" or zero != 0 or fill is None or fill > MASKED:
             continue

@@ -35,6 +35,7 @@ from ansor_lite.frontend.onnx_emit import Table, expand
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subgraph
 from ansor_lite.frontend.onnx_layers import CONTRIB, LAYERS
 from ansor_lite.frontend.onnx_masks import masks_apart, masks_to_lowest
+from ansor_lite.frontend.onnx_norms import norms_to_operators
 from ansor_lite.frontend.onnx_scales import scales_into_weights
 from ansor_lite.frontend.onnx_selections import SELECTIONS
 from ansor_lite.frontend.onnx_shapes import static_shapes
@@ -134,7 +135,8 @@ def _evaluate(graph: OnnxGraph, node: onnx.NodeProto) -> list[Array] | None:
     )
     model = helper.make_model(body, opset_imports=graph.model.opset_import)
     try:
-        found = ReferenceEvaluator(model).run(None, feeds)
+        with np.errstate(all="ignore"):
+            found = ReferenceEvaluator(model).run(None, feeds)
     except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, KeyError):
         return None  # the importer may still know the operator
     arrays = [np.asarray(v) for v in found]
@@ -196,7 +198,7 @@ def layers_to_primitives(graph: OnnxGraph) -> None:
     expand(graph, LOWERED)
 
 
-def gathers_to_slices(graph: OnnxGraph) -> None:
+def selections_to_slices(graph: OnnxGraph) -> None:
     """Gathers by constant indices become slices, repetitions or views where they are such."""
     expand(graph, SELECTIONS)
 
@@ -206,7 +208,7 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     remove_no_ops,
     fold_constants,
     layers_to_primitives,
-    gathers_to_slices,
+    selections_to_slices,
     remove_no_ops,
     fold_constants,
     masks_apart,
@@ -219,4 +221,5 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     slices_to_operands,
     scales_into_weights,
     join_branches,
+    norms_to_operators,
 )

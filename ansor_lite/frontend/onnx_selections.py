@@ -1,4 +1,4 @@
-"""Gathers by constant indices that are slices, repetitions or views in disguise.
+"""Gathers by constant indices that are slices, repetitions or views in disguise; idle casts.
 
 A kernel that reads its indices from memory hides where its data comes from; the operators that take
 its place are read through. Exporters gather to take a tensor of several apart, to repeat heads,
@@ -8,6 +8,7 @@ and to turn a padding mask into one over tokens.
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
 from ansor_lite.frontend.onnx_emit import Emitter, Expansion
 from ansor_lite.frontend.onnx_graph import Array
@@ -94,7 +95,17 @@ def _counted(indices: Array, extent: int) -> int | None:
     return None
 
 
+def _cast(emit: Emitter) -> bool:
+    """``Cast`` to the type that the value has."""
+    target = helper.tensor_dtype_to_np_dtype(int(emit.attribute("to")))
+    if emit.dtype(emit.input(0)) != target:
+        return False
+    emit.finish(emit.input(0))
+    return True
+
+
 SELECTIONS: dict[tuple[str, str], Expansion] = {
     ("", "Gather"): _gather,
     ("", "GatherND"): _gather_points,
+    ("", "Cast"): _cast,
 }
