@@ -31,7 +31,13 @@ from search_space.analysis import (
     vector_axis,
 )
 from search_space.draft import Draft
-from search_space.factors import multiples, register_tiles, unroll_factors, waste
+from search_space.factors import (
+    multiples,
+    register_tiles,
+    unroll_factors,
+    usual_multiple,
+    waste,
+)
 
 # Unrolled steps share operands that then fill registers; more than a few spill the accumulators.
 UNROLL_LIMIT = 4
@@ -41,6 +47,9 @@ ROW_AXES = 2
 # A window of 7x7 uses an element so often: too little work to hide a copy behind it.
 FEW_USES = 64
 UNROLLED_VECTORS = 4
+# Register tiles of an outer tile, along rows and along the vector, that a good guess takes.
+USUAL_ROW_TILES = 4
+USUAL_COLUMN_TILES = 3
 # How often an element is used where computing takes about as long as bringing it from memory. Less
 # often, memory is busy anyway and hints are in its way; more often, there is time enough.
 AHEAD_USES = range(6, 33)
@@ -187,10 +196,14 @@ def knob_name(pair: TilePair, what: str) -> str:
 def _knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     draft = register_knobs(draft, pair, hardware)
     group = pair.consume.name
-    tiles = draft.choices(knob_name(pair, "register"))
+    register = knob_name(pair, "register")
+    tiles = draft.choices(register)
     smallest = [min(t[i] for t in tiles) for i in range(len(pair.rows))]
-    for axis, tile in zip(pair.rows, smallest, strict=True):
-        draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent, tile), group), 3)
+    usual = tiles[draft.defaults[register]]
+    for axis, least, tile in zip(pair.rows, smallest, usual, strict=False):
+        choices = multiples(axis.extent, least)
+        default = usual_multiple(choices, axis.extent, tile, USUAL_ROW_TILES)
+        draft = draft.knob(Knob(knob_name(pair, axis.name), choices, group), default)
     for axis in pair.outer:
         draft = draft.knob(Knob(knob_name(pair, axis.name), multiples(axis.extent), group), 0)
     return draft
@@ -206,7 +219,9 @@ def register_knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     best = best_register(tiles, pair, rows)
     draft = draft.knob(Knob(knob_name(pair, "register"), tiles, group), best)
     columns = multiples(pair.vector.extent, min(t[-1] for t in tiles) * pair.lanes)
-    draft = draft.knob(Knob(knob_name(pair, "columns"), columns, group), 2)
+    width = tiles[best][-1] * pair.lanes
+    default = usual_multiple(columns, pair.vector.extent, width, USUAL_COLUMN_TILES)
+    draft = draft.knob(Knob(knob_name(pair, "columns"), columns, group), default)
     return draft.knob(Knob(knob_name(pair, "unroll"), _unroll_choices(pair), group), 0)
 
 
@@ -223,7 +238,8 @@ def best_register(tiles: tuple[tuple[int, ...], ...], pair: TilePair, rows: tupl
         for extent, size in zip(rows, tile, strict=False):
             accumulators *= size
             lost *= waste(extent, size)
-        loads = tile[-1] + accumulators / tile[-1]
+        # Vectors, which bring more bytes each, and single elements for the rows.
+        loads = 2 * tile[-1] + accumulators / tile[-1]
         return lost * (1 + loads / accumulators)
 
     return min(range(len(tiles)), key=lambda i: loss(tiles[i]))

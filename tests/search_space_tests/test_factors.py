@@ -7,7 +7,14 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_space.factors import divisors, multiples, register_tiles, unroll_factors, waste
+from search_space.factors import (
+    divisors,
+    multiples,
+    register_tiles,
+    unroll_factors,
+    usual_multiple,
+    waste,
+)
 
 _extent = st.integers(1, 2000)
 
@@ -75,3 +82,17 @@ def test_one_short_axis_is_unrolled_whole() -> None:
     assert (1, 7) in unroll_factors((7, 7), 4)
     assert (7, 7) not in unroll_factors((7, 7), 4)
     assert (1, 9) not in unroll_factors((9, 9), 4)
+
+
+@given(_extent, st.integers(1, 64), st.sampled_from((3, 4)))
+def test_a_usual_multiple_wastes_no_more_than_others_near_it(
+    extent: int, tile: int, usual: int
+) -> None:
+    def lost(multiple: int) -> float:
+        return waste(extent, min(multiple * tile, extent))
+
+    choices = multiples(extent, tile)
+    found = choices[usual_multiple(choices, extent, tile, usual)][0]
+    near = [m for (m,) in choices if usual <= 2 * m and m <= 2 * usual]
+    assert found in near or not near
+    assert all(lost(found) <= lost(m) for m in near)
