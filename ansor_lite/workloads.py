@@ -22,9 +22,9 @@ from ansor_lite.attention_layers import (
     spans,
 )
 from ansor_lite.errors import InputError
-from ansor_lite.layers import FLOAT, Layer, Sizes, activated, add, div, mul, number
+from ansor_lite.layers import FLOAT, Layer, Sizes, activated, add, div, mul, number, plus
 from ansor_lite.tasks import Task
-from schedules.expr import Call
+from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -348,6 +348,54 @@ def layer_norm(rows: int, columns: int, *, epsilon: float = 1e-5) -> Task:
     variance = add(div(squares("i"), count), number(epsilon))
     factor = layer.stage("factor", row, Call("rsqrt", (variance,), FLOAT))
     layer.stage("normed", both, add(mul(mul(centred, factor("i")), gamma("j")), beta("j")))
+    return layer.finish()
+
+
+def rms_norm(rows: int, columns: int, *, epsilon: float = 1e-6) -> Task:
+    """Rows of ``[rows, columns]`` to a mean square of 1, then scaled by column."""
+    layer = Layer("rms_norm", True, f"rows{rows} columns{columns}")
+    x, gamma = layer.input("x", rows, columns)("i", "j"), layer.weight("gamma", columns)
+    row = layer.axes(i=rows)
+    squares = layer.stage("squares", (*row, *layer.reduced(j=columns)), mul(x, x), "sum")
+    average = add(div(squares("i"), number(columns)), number(epsilon))
+    factor = layer.stage("factor", row, Call("rsqrt", (average,), FLOAT))
+    layer.stage("normed", layer.axes(i=rows, j=columns), mul(mul(x, factor("i")), gamma("j")))
+    return layer.finish()
+
+
+def group_norm(n: int, h: int, w: int, c: int, groups: int, *, epsilon: float = 1e-5) -> Task:
+    """Groups of channels of every image of ``[n, h, w, c]`` to mean 0 and variance 1.
+
+    Then scaled and shifted by channel. One group is a layer norm of images, ``c`` groups are an
+    instance norm. Sums are taken channel by channel first, along which memory is contiguous.
+    Raises :class:`InputError` when ``groups`` do not divide the channels.
+    """
+    if groups < 1 or c % groups:
+        raise InputError(f"group_norm: {groups} groups do not divide {c} channels")
+    layer = Layer("group_norm", True, f"n{n} h{h} w{w} c{c} groups{groups}")
+    x, over = layer.input("x", n, h, w, c), {"h": h, "w": w}
+    gamma, beta = layer.weight("gamma", c), layer.weight("beta", c)
+    channels, count = layer.axes(n=n, c=c), number(h * w * (c // groups))
+
+    def average(name: str, value: Expr) -> Expr:
+        """Of ``value`` over the group of a channel: axes ``n``, ``c``."""
+        columns = layer.accumulate(f"{name}_columns", channels, over, value)
+        total, size = columns, c // groups
+        if size > 1:
+            axes = (*layer.axes(n=n, g=groups), *layer.reduced(k=size))
+            first = Call("mul", (Axis("g"), Const(size, INDEX_DTYPE)), INDEX_DTYPE)
+            total = layer.stage(f"{name}_total", axes, columns("n", plus(first, "k")), "sum")
+        group = Call("floordiv", (Axis("c"), Const(size, INDEX_DTYPE)), INDEX_DTYPE)
+        return div(total("n", group if size > 1 else "c"), count)
+
+    mean = layer.stage("mean", channels, average("sum", layer.pixel(x, over)))
+    centred = Call("sub", (layer.pixel(x, over), mean("n", "c")), FLOAT)
+    variance = add(average("square", mul(centred, centred)), number(epsilon))
+    factor = mul(Call("rsqrt", (variance,), FLOAT), gamma("c"))
+    scale = layer.stage("scale", channels, factor)
+    centred = Call("sub", (x("n", "h", "w", "c"), mean("n", "c")), FLOAT)
+    value = add(mul(centred, scale("n", "c")), beta("c"))
+    layer.stage("normed", layer.axes(n=n, h=h, w=w, c=c), value)
     return layer.finish()
 
 

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[np.float32]]
-OPSET = 18
+OPSET = 21
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Geometry:
     """An operator in every runtime's terms.
 
-    ``kind``: convolution, transposed, max, avg, matmul, gated or products. A matrix product has
+    ``kind``: convolution, transposed, max, avg, group_norm, matmul, gated, products, or one of
+    :data:`ROWS`, with ``ci`` columns. A matrix product has
     rows ``n``, columns ``co`` and depth ``ci``, and no spatial extents; products are ``groups`` of
     them, whose second operand is no constant (by rows of it where ``transposed``).
     """
@@ -55,6 +56,7 @@ KINDS = {
 }
 
 PRODUCTS = {"matmul": "matmul", "gated_matmul": "gated", "batch_matmul": "products"}
+ROWS = ("softmax", "layer_norm", "rms_norm")
 # Values that are given with every run; all others are constants.
 FED = ("x", "other", "residual")
 
@@ -63,6 +65,8 @@ def geometry(workload: str, arguments: Mapping[str, Any]) -> Geometry:
     """What a call of ``ansor_lite.workloads`` computes."""
     if workload in PRODUCTS:
         return _product(PRODUCTS[workload], arguments)
+    if workload in ROWS:
+        return Geometry(workload, arguments["rows"], *(arguments["columns"],) * 2)
     spatial = tuple(arguments[name] for name in "dhw" if name in arguments)
 
     def each(name: str, otherwise: int) -> tuple[int, ...]:
@@ -71,6 +75,8 @@ def geometry(workload: str, arguments: Mapping[str, Any]) -> Geometry:
 
     ci, co = (arguments["c"],) * 2 if "c" in arguments else (arguments["ci"], arguments["co"])
     groups = ci if workload.startswith("depthwise") else arguments.get("groups", 1)
+    if workload == "group_norm":
+        return Geometry("group_norm", arguments["n"], ci, co, spatial, groups=groups)
     return Geometry(
         KINDS.get(workload) or arguments.get("kind", "max"),
         arguments["n"],
@@ -83,6 +89,14 @@ def geometry(workload: str, arguments: Mapping[str, Any]) -> Geometry:
         each("dilation", 1),
         groups,
     )
+
+
+NORM_CONSTANTS: Mapping[str, tuple[str, ...]] = {
+    "softmax": (),
+    "rms_norm": ("weight",),
+    "layer_norm": ("weight", "bias"),
+    "group_norm": ("weight", "bias"),
+}
 
 
 def _product(kind: str, arguments: Mapping[str, Any]) -> Geometry:
@@ -107,6 +121,8 @@ def arrays(of: Geometry, seed: int) -> Arrays:
         shapes = {"x": (of.groups, of.n, of.ci), "other": (of.groups, *other)}
     elif of.kind == "gated":
         shapes |= {"weight": (of.ci, of.co), "value_weight": (of.ci, of.co)}
+    elif of.kind in (*ROWS, "group_norm"):
+        shapes |= dict.fromkeys(NORM_CONSTANTS[of.kind], (of.ci,))
     elif of.kind not in ("max", "avg"):
         weight = {
             "matmul": (of.ci, of.co),
@@ -175,11 +191,22 @@ def _anchor(of: Geometry, values: Arrays) -> list[Node]:
         words = ["x", "turned" if of.transposed else "other"]
         return [*turn[: int(of.transposed)], ("MatMul", words, "product", {})]
     names = {"convolution": "Conv", "transposed": "ConvTranspose", "matmul": "Gemm"}
-    names |= {"max": "MaxPool", "avg": "AveragePool"}
+    names |= {"max": "MaxPool", "avg": "AveragePool", "softmax": "Softmax"}
+    names |= {"layer_norm": "LayerNormalization", "group_norm": "GroupNormalization"}
+    if of.kind == "rms_norm":
+        return RMS_NORM
     words = [name for name in values if name != "residual"]
     return [(names[of.kind], words, "product", _attributes(of))]
 
 
+RMS_NORM: list[Node] = [
+    ("Mul", ["x", "x"], "squared", {}),
+    ("ReduceMean", ["squared", "last axis"], "mean", {}),
+    ("Add", ["mean", "1e-6"], "shifted", {}),
+    ("Sqrt", ["shifted"], "root", {}),
+    ("Div", ["x", "root"], "normed", {}),
+    ("Mul", ["normed", "weight"], "product", {}),
+]
 # Operator, operands ("x": what the activation is of), result.
 ACTIVATIONS: dict[str, tuple[tuple[str, tuple[str, ...], str], ...]] = {
     "silu": (("Sigmoid", ("x",), "sigmoid"), ("Mul", ("x", "sigmoid"), "silu")),
@@ -205,9 +232,9 @@ NUMBERS: Arrays = {
     name: np.asarray(value, np.float32)
     for name, value in {
         "sqrt(2)": sqrt(2), "1": 1, "1/2": 0.5, "3": 3, "0.044715": 0.044715,
-        "sqrt(2/pi)": sqrt(2 / pi),
+        "sqrt(2/pi)": sqrt(2 / pi), "1e-6": 1e-6,
     }.items()
-}  # fmt: skip
+} | {"last axis": np.asarray([-1], np.int64)}  # fmt: skip
 
 
 def _activation(name: str, of: str) -> list[Node]:
@@ -218,8 +245,10 @@ def _activation(name: str, of: str) -> list[Node]:
 
 
 def _attributes(of: Geometry) -> dict[str, Any]:
-    if of.kind == "matmul":
+    if of.kind in ("matmul", "softmax"):
         return {}
+    if of.kind in ("layer_norm", "group_norm"):
+        return {"epsilon": 1e-5} | ({"num_groups": of.groups} if of.kind == "group_norm" else {})
     found: dict[str, Any] = {
         "kernel_shape": of.kernel,
         "strides": of.stride,

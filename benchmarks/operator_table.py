@@ -30,7 +30,10 @@ class Operator:
         return task
 
 
-WITHOUT_BIAS = ("pool2d", "batch_matmul", "gated_matmul")
+WITHOUT_BIAS = (
+    *("pool2d", "batch_matmul", "gated_matmul"),
+    *("softmax", "layer_norm", "rms_norm", "group_norm"),
+)
 
 
 def _conv(
@@ -76,6 +79,11 @@ def _products(b: int, m: int, k: int, n: int, transpose_b: bool = False) -> Oper
 
 def _gated(m: int, k: int, n: int) -> Operator:
     return Operator(f"gated matmul {m}x{k}x{n}", "gated_matmul", {"m": m, "n": n, "k": k})
+
+
+def _rows(workload: str, rows: int, columns: int) -> Operator:
+    name = f"{workload.replace('_', ' ')} {rows}x{columns}"
+    return Operator(name, workload, {"rows": rows, "columns": columns})
 
 
 OPERATORS: tuple[Operator, ...] = (
@@ -136,6 +144,23 @@ OPERATORS: tuple[Operator, ...] = (
     _pool("max", 3, 1, 1, 28, 192),
     _pool("avg", 2, 2, 0, 56, 128),
     _pool("avg", 7, 7, 0, 7, 2048),
+    # rows
+    *(
+        _rows(kind, rows, columns)
+        for kind in ("layer_norm", "rms_norm", "softmax")
+        for rows, columns in ((128, 768), (197, 768), (4096, 4096), (1, 4096))
+    ),
+    _rows("layer_norm", 3136, 96),
+    _rows("softmax", 2364, 197),
+    _rows("softmax", 1, 50257),
+    Operator(
+        "group norm, 32 groups, 64x64x320", "group_norm",
+        {"n": 1, "h": 64, "w": 64, "c": 320, "groups": 32},
+    ),
+    Operator(
+        "instance norm, 64x64x320", "group_norm",
+        {"n": 1, "h": 64, "w": 64, "c": 320, "groups": 320},
+    ),
     # other forms
     _conv("32 groups of 4, 3x3, 56x56", 56, 128, 128, 3, groups=32),
     _conv("32 groups of 8, 3x3, 28x28", 28, 256, 256, 3, groups=32),

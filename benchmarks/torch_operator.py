@@ -55,6 +55,14 @@ def _call(
         return _product_call(geometry, tensors)
     weight, bias = tensors.get("weight"), tensors.get("bias")
     kind, rank = geometry["kind"], len(geometry["kernel"])
+    if kind == "softmax":
+        return lambda: functional.softmax(x, -1)
+    if kind == "layer_norm":
+        return lambda: functional.layer_norm(x, x.shape[-1:], weight, bias)
+    if kind == "rms_norm":
+        return lambda: functional.rms_norm(x, x.shape[-1:], weight, 1e-6)
+    if kind == "group_norm":
+        return lambda: functional.group_norm(x, geometry["groups"], weight, bias)
     stride, padding = geometry["stride"], geometry["padding"]
     if kind in ("max", "avg"):
         pool = getattr(functional, f"{kind}_pool{rank}d")

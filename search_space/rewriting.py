@@ -34,6 +34,10 @@ from search_space.draft import Draft
 
 # Accumulator vectors of a split reduction: one for short rows, more hide latency in long ones.
 LANE_VECTORS = (1, 4)
+# Blocks of a reduction for every thread, the first that leaves no remainder.
+BLOCKS = (4, 8, 2)
+# Below this many iterations, one thread is done before another one is awake.
+BLOCKS_WORK = 40_000
 
 
 def rule_inline(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -194,17 +198,12 @@ def rule_split_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[D
     """Ansor's rule 6 (rfactor) for threads: few results of a long reduction, in blocks."""
     if stage.combiner is None or hardware.threads == 1 or "." in stage.name:
         return None
-    outputs = 1
-    for extent in stage.shape:
-        outputs *= extent
+    outputs = prod(stage.shape)
     axis = max(stage.reduce, key=lambda a: a.extent)
-    work = outputs
-    for reduce_axis in stage.reduce:
-        work *= reduce_axis.extent
-    parts = next((p for p in (4, 8, 2) if axis.extent % (p * hardware.threads) == 0), 0)
-    parts *= hardware.threads
-    if _is_partial(axis) or outputs >= 4 * hardware.threads or not parts:
+    if _is_partial(axis) or outputs >= 4 * hardware.threads:
         return None
-    if work < 100_000:
+    if prod(a.extent for a in stage.axes) < BLOCKS_WORK:
         return None
-    return (draft.rewrite(SplitReduction(stage.name, axis.name, parts, False), label="blocks"),)
+    parts = next((p for p in BLOCKS if axis.extent % (p * hardware.threads) == 0), BLOCKS[0])
+    step = SplitReduction(stage.name, axis.name, parts * hardware.threads, False)
+    return (draft.rewrite(step, label="blocks"),)

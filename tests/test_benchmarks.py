@@ -350,6 +350,8 @@ SMALL_OPERATORS = (
     ("gated_matmul", {"m": 3, "n": 6, "k": 4}),
     ("batch_matmul", {"b": 2, "m": 3, "n": 6, "k": 4, "transpose_b": True}),
     ("batch_matmul", {"b": 2, "m": 3, "n": 6, "k": 4}),
+    *((kind, {"rows": 3, "columns": 6}) for kind in ("softmax", "layer_norm", "rms_norm")),
+    ("group_norm", {"n": 1, "h": 5, "w": 5, "c": 6, "groups": 2}),
 )
 
 

@@ -133,6 +133,27 @@ def test_softmax_norm_and_layer_norm() -> None:
     np.testing.assert_allclose(found, scaled * x["gamma"] + x["beta"], rtol=1e-4, atol=1e-5)
 
 
+def test_rms_norm() -> None:
+    found, x = run(workloads.rms_norm(3, 8, epsilon=1e-3))
+    scaled = x["x"] / np.sqrt((x["x"] ** 2).mean(1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(found, scaled * x["gamma"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_group_norm(groups: int) -> None:
+    """One group is a layer norm of images, as many as channels an instance norm."""
+    found, x = run(workloads.group_norm(2, 3, 4, 6, groups, epsilon=1e-3))
+    grouped = x["x"].reshape(2, 12, groups, -1)
+    mean, var = (f(grouped, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    scaled = ((grouped - mean) / np.sqrt(var + 1e-3)).reshape(2, 3, 4, 6)
+    np.testing.assert_allclose(found, scaled * x["gamma"] + x["beta"], rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_of_unequal_groups_is_refused() -> None:
+    with pytest.raises(InputError, match="4 groups do not divide 6 channels"):
+        workloads.group_norm(1, 3, 3, 6, 4)
+
+
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_pooling_over_windows(kind: str) -> None:
     found, x = run(workloads.pool2d(1, 7, 7, 3, 3, 2, 1, kind=kind))

@@ -21,7 +21,6 @@ from search_space.rewriting import (
     rule_split_blocks,
     rule_split_lanes,
 )
-from search_space.sketch_generation import generate_sketches
 
 HARDWARE = Hardware(threads=4)
 F = "float32"
@@ -166,9 +165,14 @@ def test_divisions_stay_because(columns: int, divisor: tuple[str, ...]) -> None:
 
 def test_divisions_behind_an_accumulation_stay() -> None:
     """There are few beside its products, and it would need one more stage inside its tiles."""
-    dag = SMALL["attention"]()
-    late = next(s for s in generate_sketches(dag, HARDWARE) if "row-blocks" in s.name)
-    assert not any(isinstance(step, Reciprocal) for step in late.steps)
+    axes = (IterAxis("i", 4), IterAxis("j", 32))
+    product = Call("mul", (_read("x", "i", "k"), _read("w", "k", "j")), F)
+    total = Stage("s0", (*axes, IterAxis("k", 8, REDUCE)), product, F, "sum")
+    quotient = Call("div", (_read("s0", "i", "j"), _read("d", "i")), F)
+    shapes = {"x": (4, 8), "w": (8, 32), "d": (4,)}
+    inputs = tuple(Tensor(name, shape, F) for name, shape in shapes.items())
+    dag = ComputeDAG(inputs, (total, Stage("s1", axes, quotient, F)), ("s1",))
+    assert rule_reciprocal(_draft(dag), dag.stage("s1"), HARDWARE) is None
 
 
 def _sum(rows: int, length: int, *indices: str) -> ComputeDAG:
@@ -203,6 +207,15 @@ def test_few_results_of_much_work_are_split_between_threads() -> None:
     assert rule_split_blocks(_draft(dag), dag.stage("s"), one) is None
     many = _sum(64, 1 << 17, "i", "k")
     assert rule_split_blocks(_draft(many), many.stage("s"), HARDWARE) is None
+
+
+def test_blocks_may_leave_a_remainder() -> None:
+    dag = _sum(1, 50257, "i", "k")
+    ((step,),) = _rewrites(rule_split_blocks(_draft(dag), dag.stage("s"), HARDWARE))
+    assert isinstance(step, SplitReduction)
+    assert 50257 % step.lanes
+    short = _sum(1, 4096, "i", "k")
+    assert rule_split_blocks(_draft(short), short.stage("s"), HARDWARE) is None
 
 
 def test_inlining_an_unread_stage_is_no_rule() -> None:
