@@ -36,6 +36,7 @@ from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subg
 from ansor_lite.frontend.onnx_layers import CONTRIB, LAYERS
 from ansor_lite.frontend.onnx_masks import masks_apart, masks_to_lowest
 from ansor_lite.frontend.onnx_norms import norms_to_operators
+from ansor_lite.frontend.onnx_projections import gemms_to_products, join_projections
 from ansor_lite.frontend.onnx_scales import scales_into_weights
 from ansor_lite.frontend.onnx_selections import SELECTIONS
 from ansor_lite.frontend.onnx_shapes import static_shapes
@@ -213,6 +214,7 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     fold_constants,
     masks_apart,
     masks_to_lowest,
+    gemms_to_products,
     sums_to_adds,
     normalization_to_affine,
     inverses_to_products,
@@ -220,6 +222,7 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     absorb_constants,
     slices_to_operands,
     scales_into_weights,
+    join_projections,
     join_branches,
     norms_to_operators,
 )

@@ -1,4 +1,4 @@
-"""Gathers by constant indices that are slices, repetitions or views in disguise; idle casts.
+"""Gathers by constant indices that are slices, repetitions or views in disguise, and the like.
 
 A kernel that reads its indices from memory hides where its data comes from; the operators that take
 its place are read through. Exporters gather to take a tensor of several apart, to repeat heads,
@@ -104,8 +104,26 @@ def _cast(emit: Emitter) -> bool:
     return True
 
 
+def _dimensions(emit: Emitter) -> bool:
+    """``Squeeze`` and ``Unsqueeze``: the importer takes lists, and miscounts from the end."""
+    given = emit.graph.constant(emit.input(1)) if emit.input(1) else emit.attribute("axes", None)
+    if given is None or (np.ndim(given) == 1 and min(given, default=0) >= 0):
+        return False
+    flat = np.reshape(given, -1)
+    rank = len(emit.shape(emit.input(0)))
+    rank += len(flat) if emit.node.op_type == "Unsqueeze" else 0
+    axes = [int(axis) % rank for axis in flat]
+    if emit.input(1):
+        emit.finish(emit(emit.node.op_type, emit.input(0), emit.constant(axes)))
+    else:
+        emit.finish(emit(emit.node.op_type, emit.input(0), axes=axes))
+    return True
+
+
 SELECTIONS: dict[tuple[str, str], Expansion] = {
     ("", "Gather"): _gather,
     ("", "GatherND"): _gather_points,
     ("", "Cast"): _cast,
+    ("", "Squeeze"): _dimensions,
+    ("", "Unsqueeze"): _dimensions,
 }

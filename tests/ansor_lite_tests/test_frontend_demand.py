@@ -52,8 +52,8 @@ def test_one_query_attends_to_all_keys():
     shares = g.Where(g.IsNaN(shares), g.constant(0), shares)
     found = check(g, first(g, g.shaped(g.turned(g.MatMul(shares, v), 0, 2, 1, 3), 2, 5, 6)))
     assert ("Softmax", (2, 3, 1, 5)) in found
-    assert sorted(s for op, s in found if op == "MatMul")[0] == (2, 1, 6)
-    assert [s for op, s in found if op == "MatMul"].count((2, 5, 6)) == 2
+    products = [shape for op, shape in found if op == "MatMul"]
+    assert (2, 1, 6) in products and (2, 5, 12) in products  # queries; keys and values
 
 
 def test_gemm_behind_a_view_computes_the_rows_that_are_read():
