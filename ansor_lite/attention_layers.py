@@ -127,24 +127,47 @@ class Span:
     dilation: int
 
     @property
+    def steps(self) -> int:
+        """Positions of the longest phase."""
+        return -(-self.extent // self.dilation)
+
+    @property
+    def is_split(self) -> bool:
+        """Phases of one length are an axis of their own: ``position = step * dilation + phase``."""
+        return self.dilation > 1 and self.extent % self.dilation == 0
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The positions by axes: one, or steps and phases."""
+        if self.is_split:
+            return {self.axis: self.steps, f"f{self.axis}": self.dilation}
+        return {self.axis: self.extent}
+
+    @property
+    def position(self) -> Expr:
+        if self.is_split:
+            return plus(times(self.axis, self.dilation), self.phase)
+        return index(self.axis)
+
+    @property
     def phase(self) -> Index:
+        if self.is_split:
+            return f"f{self.axis}"
         return 0 if self.dilation == 1 else _call("floormod", self.axis, self.dilation)
 
     @property
     def first(self) -> Expr:
-        """Where in its phase the window of position ``axis`` starts."""
-        step = index(self.axis)
-        if self.dilation > 1:
-            step = _call("floordiv", self.axis, self.dilation)
+        """Where in its phase the window of a position starts."""
+        whole = self.dilation == 1 or self.is_split
+        step = index(self.axis) if whole else _call("floordiv", self.axis, self.dilation)
         centred = _call("max", plus(step, -(self.window // 2)), 0)
         return _call("min", centred, self.last)
 
     @property
     def last(self) -> Index:
         """Where in its phase the last window starts."""
-        whole, longer = divmod(self.extent, self.dilation)
-        if not longer:
-            return whole - self.window
+        if self.extent % self.dilation == 0:
+            return self.steps - self.window
         left = self.extent - self.window * self.dilation + self.dilation - 1
         return _call("floordiv", _call("sub", left, self.phase), self.dilation)
 
@@ -183,18 +206,19 @@ def attend_windows(
     layer: Layer, heads: Heads, batch: int, over: Sequence[Span], depth: int, layout: str
 ) -> None:
     """Every query over the keys of its window."""
-    sizes = {span.axis: span.extent for span in over}
-    q = tensor(layer, "q", layout, batch, heads.kv_heads * heads.group, [*sizes.values()], depth)
-    k = tensor(layer, "k", layout, batch, heads.kv_heads, [*sizes.values()], depth)
-    v = tensor(layer, "v", layout, batch, heads.kv_heads, [*sizes.values()], depth)
+    sizes = [span.extent for span in over]
+    positions = {name: extent for span in over for name, extent in span.axes.items()}
+    q = tensor(layer, "q", layout, batch, heads.kv_heads * heads.group, sizes, depth)
+    k = tensor(layer, "k", layout, batch, heads.kv_heads, sizes, depth)
+    v = tensor(layer, "v", layout, batch, heads.kv_heads, sizes, depth)
     across, last = over[:-1], over[-1]
     keys, width = _keys_along(layer, k, batch, heads, across, last, depth, layout)
-    outer = layer.axes(b=batch, **heads.extents, **sizes)
+    outer = layer.axes(b=batch, **heads.extents, **positions)
     names = [a.name for a in outer]
     square = (*outer, *layer.axes(**{f"o{s.axis}": s.window for s in across}, **{"ox": width}))
     taps = [a.name for a in square[len(outer) :]]
     product = mul(
-        q("b", *in_layout(layout, heads.query, *sizes), "d"),
+        q("b", *in_layout(layout, heads.query, *(s.position for s in over)), "d"),
         keys(
             *("b", heads.key, *(s.key(f"o{s.axis}") for s in across), "d"),
             *([last.phase] if last.dilation > 1 else []),
@@ -211,13 +235,13 @@ def attend_windows(
         shares(*names, *taps),
         v("b", *in_layout(layout, heads.key, *(s.key(f"o{s.axis}") for s in over)), "d"),
     )
-    placed = layer.axes(b=batch, **_placed(layout, heads, sizes), d=depth)
+    placed = layer.axes(b=batch, **_placed(layout, heads, positions), d=depth)
     inside = layer.reduced(**{f"o{s.axis}": s.window for s in over})
     layer.stage("attended", (*placed, *inside), weighted, "sum")
 
 
-def _placed(layout: str, heads: Heads, sizes: dict[str, int]) -> dict[str, int]:
-    return heads.extents | sizes if layout == "bhsd" else sizes | heads.extents
+def _placed(layout: str, heads: Heads, positions: dict[str, int]) -> dict[str, int]:
+    return heads.extents | positions if layout == "bhsd" else positions | heads.extents
 
 
 def _keys_along(
@@ -230,7 +254,6 @@ def _keys_along(
     """
     vector = WINDOW_VECTOR if last.window > WINDOW_VECTOR // 2 else WINDOW_VECTOR // 2
     width = -(-last.window // vector) * vector
-    steps = -(-last.extent // last.dilation)
     where: Expr = index("x")
     phases = {}
     if last.dilation > 1:
@@ -241,7 +264,7 @@ def _keys_along(
     sizes = {s.axis: s.extent for s in across}
     axes = layer.axes(
         **{"b": batch, head: heads.kv_heads}, **sizes, d=depth, **phases,
-        x=spread(steps + width - last.window, width),
+        x=spread(last.steps + width - last.window, width),
     )  # fmt: skip
     body = k("b", *in_layout(layout, head, *sizes, where), "d")
     return layer.stage("keys", axes, body), width

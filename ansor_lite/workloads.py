@@ -284,7 +284,8 @@ def attention(
     (``queries=(56, 56), window=(7, 7)``), and every query sees exactly ``window`` keys along each
     axis: those around it, ``dilation`` apart; near a border the window is shifted by multiples of
     the dilation until it is inside (:class:`ansor_lite.attention_layers.Span`). What is outside
-    of a window takes no part in its result, and memory grows with queries times window.
+    of a window takes no part in its result, and memory grows with queries times window. An axis
+    that a dilation divides is two axes of the result: ``position = step * dilation + phase``.
 
     Raises :class:`InputError` for heads that do not come in equal groups, for an unknown layout,
     and for windows that are even, do not fit, or are asked for with other keys or a causal mask.

@@ -17,6 +17,7 @@ from schedules.sketch import Knob
 from schedules.steps import Annotate, ComputeAt, Inline, Pack, Ref, Reorder, Scope, Step, Tile
 from search_space.analysis import (
     all_affine,
+    axes_of,
     dtype_bytes_of,
     elementwise_map,
     has_data_reuse,
@@ -92,9 +93,15 @@ def tile_pair(draft: Draft, stage: Stage, hardware: Hardware) -> TilePair | None
 
 
 def _last_other(stage: Stage, vector: IterAxis) -> tuple[IterAxis, ...]:
-    """The last axis but ``vector``: where nothing is used again, sums beside each other still hide
-    the latency of an addition."""
-    return tuple(a for a in stage.spatial if a.extent > 1 and a.name != vector.name)[-1:]
+    """The last axis along which some operand is used again, else the longest one.
+
+    What moves with the vector is not used again there, but sums beside each other still hide the
+    latency of an addition.
+    """
+    others = [a for a in stage.spatial if a.extent > 1 and a.name != vector.name]
+    shared = [a for a in others if any(a.name not in axes_of(r) for r in stage.reads())]
+    longest = max(reversed(others), key=lambda a: a.extent, default=None)
+    return tuple(shared[-1:]) if shared or longest is None else (longest,)
 
 
 def _vector_of(
