@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -24,9 +23,6 @@ from benchmarks import (
     comparing,
     markdown,
     networks,
-    operator_peers,
-    operator_table,
-    operators,
     plot,
     programs,
     replay,
@@ -36,7 +32,6 @@ from benchmarks import (
 )
 from benchmarks.common import resolve_model, write_result
 from benchmarks.comparing import Comparison
-from benchmarks.operator_table import OPERATORS
 from benchmarks.paired import Ratio, geometric_mean_ratio, is_void, paired_ratio
 from benchmarks.runtimes import FMA_PEAK, Runtime, RuntimeFailure, read_arrays, write_arrays
 from benchmarks.turns import Series, take_turns
@@ -304,72 +299,7 @@ def test_a_command_that_fails_says_why() -> None:
         building.run_measured("ansor-lite", "compile", "nothing")
 
 
-# ------------------------------------------------------------------ operators, threads, picture
-
-
-def test_a_share_of_the_roofline_is_of_the_lower_limit() -> None:
-    rounds = {"operator": [1.0] * 3, "cold-operator": [2.0] * 3, "copy": [0.8] * 3}
-    series = Series(rounds | {FMA_PEAK: [1.0] * 3}, rounds | {FMA_PEAK: [1.0]})
-    found = operators.Shares(series, flop=1e9, footprint=1e6, peak_flop=4e9, copied_bytes=1e6)
-    result = found.to_json()
-    assert result["bound"] == "memory"
-    assert result["share_of_roofline_hot"] == pytest.approx(0.8)
-    assert result["share_of_peak_hot"] == pytest.approx(0.25)
-    assert result["share_of_peak_cold"] == pytest.approx(0.125)
-    dense = dataclasses.replace(found, footprint=1e3).to_json()
-    assert (dense["bound"], dense["share_of_roofline_hot"]) == ("compute", pytest.approx(0.25))
-
-
-def test_odd_shapes_are_compared_with_their_round_ones() -> None:
-    rows = [
-        {"name": "odd", "round_shape": "round", "share_of_peak_hot": 0.6},
-        {"name": "round", "round_shape": "", "share_of_peak_hot": 0.8},
-        {"name": "alone", "round_shape": "failed", "share_of_peak_hot": 0.8},
-        {"name": "failed", "round_shape": "", "failure": "no program ran"},
-    ]
-    assert operators.beside_round_shapes(rows) == {"odd": pytest.approx(0.75)}
-
-
-def test_every_row_of_the_table_is_a_task_and_its_round_shape_exists() -> None:
-    names = [operator.name for operator in OPERATORS]
-    assert len(set(names)) == len(names)
-    assert {operator.round_shape for operator in OPERATORS} <= {"", *names}
-    assert all(operator.task().flop > 0 for operator in OPERATORS)
-
-
-SMALL_OPERATORS = (
-    ("conv1d", {"n": 1, "w": 9, "ci": 4, "co": 6, "kernel": 3, "padding": 1}),
-    ("conv2d", {"n": 1, "h": 9, "w": 9, "ci": 4, "co": 6, "kernel": 3, "dilation": 2, "groups": 2}),
-    ("conv3d", {"n": 1, "d": 4, "h": 5, "w": 5, "ci": 4, "co": 6, "kernel": 3, "stride": 2}),
-    ("depthwise_conv2d", {"n": 1, "h": 9, "w": 9, "c": 6, "kernel": 3, "padding": 1}),
-    ("conv2d_transpose", {"n": 1, "h": 5, "w": 5, "ci": 4, "co": 6, "kernel": 4, "stride": 2}),
-    ("pool2d", {"n": 1, "h": 9, "w": 9, "c": 6, "kernel": 3, "padding": 1, "kind": "avg"}),
-    ("matmul", {"m": 3, "n": 6, "k": 4, "activation": "gelu", "residual": True}),
-    ("matmul", {"m": 3, "n": 6, "k": 4, "activation": "gelu_tanh"}),
-    ("matmul", {"m": 3, "n": 6, "k": 4, "activation": "silu"}),
-    ("gated_matmul", {"m": 3, "n": 6, "k": 4}),
-    ("batch_matmul", {"b": 2, "m": 3, "n": 6, "k": 4, "transpose_b": True}),
-    ("batch_matmul", {"b": 2, "m": 3, "n": 6, "k": 4}),
-    *((kind, {"rows": 3, "columns": 6}) for kind in ("softmax", "layer_norm", "rms_norm")),
-    ("group_norm", {"n": 1, "h": 5, "w": 5, "c": 6, "groups": 2}),
-)
-
-
-@pytest.mark.parametrize(("workload", "arguments"), SMALL_OPERATORS)
-def test_peers_compute_outputs_of_the_size_of_ours(
-    workload: str, arguments: dict[str, int], tmp_path: Path
-) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    shape = operator_peers.geometry(workload, arguments)
-    values = operator_peers.arrays(shape, seed=0)
-    path = tmp_path / "operator.onnx"
-    operator_peers.save_onnx(shape, values, path)
-    fed = {name: values[name] for name in operator_peers.FED if name in values}
-    [found] = onnxruntime.InferenceSession(path).run(None, fed)
-    dag = operator_table.Operator("", workload, arguments).task().dag
-    assert found.size == np.prod(dag.shape_of(dag.outputs[0]))
-    constant = sum(np.prod(t.shape) for t in dag.inputs if t.constant)
-    assert constant == sum(v.size for name, v in values.items() if name not in fed)
+# ------------------------------------------------------------------ threads, picture
 
 
 def test_a_thread_count_is_compared_with_the_first() -> None:
@@ -474,18 +404,6 @@ def test_networks_command_tunes_checks_and_times(model: Path, tmp_path: Path) ->
     kept, failed = result_of(output)["networks"]
     assert (kept["name"], failed["name"]) == ("small", "broken")
     assert "exit code 2" in failed["failure"]
-
-
-@pytest.mark.slow
-def test_operators_command(tmp_path: Path) -> None:
-    output = tmp_path / "out" / "operators.json"
-    options = ["--operators", "7x7 stride 7", "--rounds", "2", "--log", str(tmp_path / "logs")]
-    command = [*options, "--output", str(output), "--peers", "onnxruntime"]
-    assert operators.main([*command, "--seconds", "8"]) == 0
-    [found] = result_of(output)["operators"]
-    assert found["share_of_roofline_hot"] > 0 and set(found["speed_up"]) == {"onnxruntime"}
-    assert operators.main([*command, "--no-tune", "--append"]) == 0
-    assert len(result_of(output)["operators"]) == 1
 
 
 @pytest.mark.slow
