@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
+from math import inf
 
 import numpy as np
 
@@ -42,21 +43,29 @@ def _unmasked(dag: ComputeDAG, stage: Stage, values: Mapping[str, Array]) -> Sta
     if stage.combiner is not None or stage.dtype != "float32" or not _is_only_ranked(dag, stage):
         return stage
 
+    tests = (n for s in dag.stages for n in walk(s.body) if isinstance(n, Call))
+    # Rows that hide everything are told by their NaN then: they have to come out as such.
+    guarded = any(node.op == "isnan" for node in tests)
+
     def change(node: Expr) -> Expr | None:
         match node:
             case Call("add", (value, Read() as mask), _) | Call("add", (Read() as mask, value), _):
-                return _added(mask, value, values)
+                return _added(mask, value, values, guarded)
             case Call("select", (Read() as mask, value, Const(least)), _) if least <= HIDING:
-                return _selected(mask, value, values, False)
+                return _selected(mask, value, values, False, _hidden(least, guarded))
             case Call("select", (Read() as mask, Const(least), value), _) if least <= HIDING:
-                return _selected(mask, value, values, True)
+                return _selected(mask, value, values, True, _hidden(least, guarded))
             case _:
                 return None
 
     return replace(stage, body=rebuild(stage.body, change))
 
 
-def _added(mask: Read, value: Expr, values: Mapping[str, Array]) -> Expr | None:
+def _hidden(least: float, guarded: bool) -> Const:
+    return Const(-inf if guarded and least == -inf else LOWEST, "float32")
+
+
+def _added(mask: Read, value: Expr, values: Mapping[str, Array], guarded: bool) -> Expr | None:
     array = values.get(mask.tensor)
     if array is None or array.dtype != np.float32:
         return None
@@ -65,17 +74,20 @@ def _added(mask: Read, value: Expr, values: Mapping[str, Array]) -> Expr | None:
     if condition is None:
         return None
     kept = value if not array[allowed].any() else Call("add", (value, mask), "float32")
-    return Call("select", (condition, kept, Const(LOWEST, "float32")), "float32")
+    least = _hidden(float(array[~allowed].max()), guarded)
+    return Call("select", (condition, kept, least), "float32")
 
 
-def _selected(mask: Read, value: Expr, values: Mapping[str, Array], hides: bool) -> Expr | None:
+def _selected(
+    mask: Read, value: Expr, values: Mapping[str, Array], hides: bool, least: Const
+) -> Expr | None:
     array = values.get(mask.tensor)
     if array is None or array.dtype != np.bool_:
         return None
     condition = _condition(mask, array != hides)
     if condition is None:
         return None
-    return Call("select", (condition, value, Const(LOWEST, "float32")), "float32")
+    return Call("select", (condition, value, least), "float32")
 
 
 def _condition(mask: Read, allowed: Array) -> Expr | None:

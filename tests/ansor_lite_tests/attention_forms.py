@@ -270,6 +270,22 @@ def padding_and_causal() -> Form:
 
 
 @form
+def padding_in_front_and_causal() -> Form:
+    """The first tokens may attend to nothing: they get zeros."""
+    kept = KEPT[:, ::-1].copy()
+
+    def between(g: Graph, scores: str) -> str:
+        given = g.shaped(g.input("mask", kept), BATCH, 1, 1, TOKENS)
+        allowed = g.And(given, g.constant(CAUSAL[None, None], bool))
+        zero = g.constant(0)
+        bias = g.Where(allowed, zero, g.constant(-np.inf))
+        shares = softmax(g, g.Add(scaled(g, scores), bias))
+        return g.Where(g.IsNaN(shares), zero, shares)
+
+    return plain(between, FORBIDDEN + np.where(kept, 0, -np.inf)[:, None, None])
+
+
+@form
 def padding_added_to_a_causal_mask() -> Form:
     def build(g: Graph, scores: str) -> str:
         given = g.Cast(padding(g), to=onnx.TensorProto.FLOAT)

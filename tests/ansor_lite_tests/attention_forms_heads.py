@@ -350,6 +350,13 @@ def masked_attention_of_onnx() -> Form:
 
 
 @form
+def causal_attention_of_onnx_with_padding_in_front() -> Form:
+    kept = KEPT[:, None, None, ::-1].copy()
+    bias = FORBIDDEN + np.where(kept, 0, -np.inf)
+    return operator(bias=bias, mask=kept, is_causal=1)
+
+
+@form
 def flat_attention_of_onnx() -> Form:
     g = Graph(23)
     q, k, v = (g.input(n, tokens(seed=i)) for i, n in enumerate("qkv"))

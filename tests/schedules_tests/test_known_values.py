@@ -83,6 +83,17 @@ def test_a_boolean_triangle_is_a_condition(hides: bool) -> None:
     assert not is_read(dag, "m")
 
 
+def test_a_row_that_hides_everything_is_still_told_by_its_nan() -> None:
+    tensor = Tensor("m", (ROWS, COLUMNS), "float32", True)
+    dag = normalised(call("add", X, read("m", "i", "j")), tensor)
+    y = read("y", "i", "j")
+    guarded = Call("select", (Call("isnan", (y,), "bool"), Const(0.0, "float32"), y), "float32")
+    dag = ComputeDAG(dag.inputs, (*dag.stages, stage("z", guarded, ROW, COLUMN)), ("z",))
+    mask = np.where(np.tri(ROWS, COLUMNS) > 0, 0, -np.inf).astype(np.float32)
+    body = with_values(dag, {"m": mask}).stage("masked").body
+    assert isinstance(body, Call) and body.args[2] == Const(-np.inf, "float32")
+
+
 def test_a_bias_stays_behind_the_condition() -> None:
     bias = np.random.default_rng(1).standard_normal((ROWS, COLUMNS))
     mask = np.where(np.tri(ROWS, COLUMNS) > 0, bias, -np.inf).astype(np.float32)
