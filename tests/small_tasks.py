@@ -48,6 +48,27 @@ def _sum_of_everything() -> ComputeDAG:
     return ComputeDAG((Tensor("data", (7, 3), F),), (total, Stage("half", (), half, F)), ("half",))
 
 
+def _two_products() -> ComputeDAG:
+    """``tanh(x v) * (max(z, 0) w)``: sums of 23 and of 11, one with a producer of its own."""
+    i, j, k, m = (Axis(name) for name in "ijkm")
+    rows, columns = IterAxis("i", 13), IterAxis("j", 37)
+    least = Call("max", (Read("z", (i, m), F), Const(0.0, F)), F)
+    positive = Stage("positive", (rows, IterAxis("m", 11)), least, F)
+    first = Call("mul", (Read("x", (i, k), F), Read("v", (k, j), F)), F)
+    second = Call("mul", (Read("positive", (i, m), F), Read("w", (m, j), F)), F)
+    sums = (
+        Stage("first", (rows, columns, IterAxis("k", 23, REDUCE)), first, F, "sum"),
+        Stage("second", (rows, columns, IterAxis("m", 11, REDUCE)), second, F, "sum"),
+    )
+    both = (Call("tanh", (Read("first", (i, j), F),), F), Read("second", (i, j), F))
+    product = Stage("product", (rows, columns), Call("mul", both, F), F)
+    inputs = (
+        *(Tensor("x", (13, 23), F), Tensor("v", (23, 37), F, True)),
+        *(Tensor("z", (13, 11), F), Tensor("w", (11, 37), F, True)),
+    )
+    return ComputeDAG(inputs, (positive, *sums, product), ("product",))
+
+
 def chain(*tasks: Task) -> ComputeDAG:
     """Tasks one after the other: each reads what the one before it computed."""
     parts, value = [], "x"
@@ -88,6 +109,7 @@ SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "transposed": lambda: w.conv2d_transpose(1, 5, 5, 5, 34, 4, 2, 1).dag,
     "matmul": lambda: w.matmul(13, 37, 23, bias=True, activation="relu").dag,
     "gated_matmul": lambda: w.gated_matmul(13, 37, 23).dag,
+    "two_products": _two_products,
     "gated_variable": lambda: w.gated_matmul(13, 37, 23, constant_weights=False).dag,
     "matmul_variable": lambda: w.matmul(13, 37, 23, constant_weights=False).dag,
     "matvec": lambda: w.matmul(1, 197, 23).dag,
