@@ -196,21 +196,26 @@ def _swish(emit: Emitter) -> bool:
 
 
 def _fused_matmul(emit: Emitter) -> bool:
-    if emit.attribute("transBatchA", 0) or emit.attribute("transBatchB", 0):
-        return False
-    operands = []
-    for index, name in enumerate(("transA", "transB")):
-        x = emit.input(index)
-        if emit.attribute(name, 0):
-            rank = len(emit.shape(x))
-            x = emit.transpose(x, [*range(rank - 2), rank - 1, rank - 2]) if rank > 1 else x
-        operands.append(x)
-    product = emit("MatMul", *operands)
+    a, b = _turned(emit, 0, "A"), _turned(emit, 1, "B")
+    product = emit("MatMul", a, b)
     alpha = float(emit.attribute("alpha", 1.0))
     if alpha != 1:
         product = emit("Mul", product, emit.constant(alpha, emit.dtype(emit.input(0))))
     emit.finish(product)
     return True
+
+
+def _turned(emit: Emitter, index: int, side: str) -> str:
+    """An operand with rows before columns; with ``transBatch`` its rows come before the batch."""
+    x = emit.input(index)
+    rank = len(emit.shape(x))
+    batch_last, turned = emit.attribute(f"transBatch{side}", 0), emit.attribute(f"trans{side}", 0)
+    if rank < 2 or not (batch_last or turned):
+        return x
+    order = [*range(1, rank - 1), 0, rank - 1] if batch_last else list(range(rank))
+    if turned:
+        order[-2:] = order[-1], order[-2]
+    return emit.transpose(x, order)
 
 
 LAYERS: dict[tuple[str, str], Expansion] = {

@@ -179,6 +179,14 @@ def test_fused_matmul(left, right):
     check("FusedMatMul", {"a": a, "b": b}, domain=CONTRIB, opset=17, **arguments)
 
 
+@pytest.mark.parametrize(("rows", "turned"), [(1, 0), (1, 1)])
+def test_fused_matmul_with_rows_before_the_batch(rows, turned):
+    a = normal(5, 2, 3, 4) if turned else normal(4, 2, 3, 5)
+    arguments = {"transBatchA": rows, "transA": turned}
+    inputs = {"a": a, "b": normal(2, 3, 5, 6)}
+    check("FusedMatMul", inputs, domain=CONTRIB, opset=17, **arguments)
+
+
 @pytest.mark.parametrize("axis", [-1, 0, 1])
 def test_one_hot_of_fractions_and_of_indices_from_the_end(axis):
     inputs = {
