@@ -25,6 +25,7 @@ from ansor_lite.layers import (
     mul,
     number,
     plus,
+    select_all,
     times,
 )
 from schedules.dag import IterAxis
@@ -156,12 +157,16 @@ class Span:
         return 0 if self.dilation == 1 else _call("floormod", self.axis, self.dilation)
 
     @property
-    def first(self) -> Expr:
-        """Where in its phase the window of a position starts."""
+    def centred(self) -> Expr:
+        """Where in its phase the window of a position starts, if it may reach beyond the end."""
         whole = self.dilation == 1 or self.is_split
         step = index(self.axis) if whole else _call("floordiv", self.axis, self.dilation)
-        centred = _call("max", plus(step, -(self.window // 2)), 0)
-        return _call("min", centred, self.last)
+        return _call("max", plus(step, -(self.window // 2)), 0)
+
+    @property
+    def first(self) -> Expr:
+        """Where in its phase the window of a position starts."""
+        return _call("min", self.centred, self.last)
 
     @property
     def last(self) -> Index:
@@ -202,6 +207,37 @@ def spans(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The keys that are computed for a window, whole vectors of them: more than count.
+
+    ``first``: where in the phase they start; ``before``: how many of them precede the window;
+    ``beyond``: how far they reach behind the end of a phase that has fewer.
+    """
+
+    width: int
+    first: Expr
+    before: Index
+    beyond: int
+
+    def inside(self, span: Span) -> list[Expr]:
+        """Conditions on ``ox``, which counts them."""
+        if self.width == span.window:
+            return []
+        behind = below("ox", plus(self.before, span.window))
+        return [behind] if self.before == 0 else [at_most(self.before, "ox"), behind]
+
+
+def whole_vectors(span: Span) -> Vectors:
+    vector = WINDOW_VECTOR if span.window > WINDOW_VECTOR // 2 else WINDOW_VECTOR // 2
+    width = -(-span.window // vector) * vector
+    more = width - span.window
+    if not more or span.extent // span.dilation < width:
+        return Vectors(width, span.first, 0, more)
+    first = _call("min", span.centred, plus(span.last, -more))
+    return Vectors(width, first, _call("sub", span.first, first), 0)
+
+
 def attend_windows(
     layer: Layer, heads: Heads, batch: int, over: Sequence[Span], depth: int, layout: str
 ) -> None:
@@ -212,27 +248,27 @@ def attend_windows(
     k = tensor(layer, "k", layout, batch, heads.kv_heads, sizes, depth)
     v = tensor(layer, "v", layout, batch, heads.kv_heads, sizes, depth)
     across, last = over[:-1], over[-1]
-    keys, width = _keys_along(layer, k, batch, heads, across, last, depth, layout)
+    vectors = whole_vectors(last)
+    keys = _keys_along(layer, k, batch, heads, across, last, vectors, depth, layout)
     outer = layer.axes(b=batch, **heads.extents, **positions)
     names = [a.name for a in outer]
-    square = (*outer, *layer.axes(**{f"o{s.axis}": s.window for s in across}, **{"ox": width}))
+    square = (*outer, *layer.axes(**{f"o{s.axis}": s.window for s in across}, ox=vectors.width))
     taps = [a.name for a in square[len(outer) :]]
     product = mul(
         q("b", *in_layout(layout, heads.query, *(s.position for s in over)), "d"),
         keys(
             *("b", heads.key, *(s.key(f"o{s.axis}") for s in across), "d"),
             *([last.phase] if last.dilation > 1 else []),
-            plus(last.first, "ox"),
+            plus(vectors.first, "ox"),
         ),
     )
     scores = layer.stage("scores", (*square, *layer.reduced(d=depth)), product, "sum")
     value: Expr = mul(scores(*names, *taps), number(1 / sqrt(depth)))
-    if width > last.window:
-        value = Call("select", (below("ox", last.window), value, number(LOWEST)), FLOAT)
+    value = select_all(vectors.inside(last), value, number(LOWEST))
     scaled = layer.stage("scaled", square, value)
     shares = softmax_over(layer, scaled, outer, square[len(outer) :])
     weighted = mul(
-        shares(*names, *taps),
+        shares(*names, *taps[:-1], plus("ox", vectors.before)),
         v("b", *in_layout(layout, heads.key, *(s.key(f"o{s.axis}") for s in over)), "d"),
     )
     placed = layer.axes(b=batch, **_placed(layout, heads, positions), d=depth)
@@ -246,28 +282,20 @@ def _placed(layout: str, heads: Heads, positions: dict[str, int]) -> dict[str, i
 
 def _keys_along(
     layer: Layer, k: Access, batch: int, heads: Heads, across: Sequence[Span], last: Span,
-    depth: int, layout: str,
-) -> tuple[Access, int]:  # fmt: skip
-    """The keys with the last axis behind the depth, by phases, so that a window is contiguous.
-
-    Also how many elements of a window are computed: the last vector is a whole one.
-    """
-    vector = WINDOW_VECTOR if last.window > WINDOW_VECTOR // 2 else WINDOW_VECTOR // 2
-    width = -(-last.window // vector) * vector
+    vectors: Vectors, depth: int, layout: str,
+) -> Access:  # fmt: skip
+    """The keys with the last axis behind the depth, by phases, so that a window is contiguous."""
     where: Expr = index("x")
     phases = {}
     if last.dilation > 1:
         phases, where = {"f": last.dilation}, plus(times("x", last.dilation), "f")
-    if width > last.window or last.extent % last.dilation:
+    extent = spread(last.steps + vectors.beyond, vectors.width)
+    if extent * last.dilation > last.extent:
         where = _call("min", where, last.extent - 1)
     head = next(iter(heads.extents))
     sizes = {s.axis: s.extent for s in across}
-    axes = layer.axes(
-        **{"b": batch, head: heads.kv_heads}, **sizes, d=depth, **phases,
-        x=spread(last.steps + width - last.window, width),
-    )  # fmt: skip
-    body = k("b", *in_layout(layout, head, *sizes, where), "d")
-    return layer.stage("keys", axes, body), width
+    axes = layer.axes(**{"b": batch, head: heads.kv_heads}, **sizes, d=depth, **phases, x=extent)
+    return layer.stage("keys", axes, k("b", *in_layout(layout, head, *sizes, where), "d"))
 
 
 def spread(extent: int, width: int) -> int:

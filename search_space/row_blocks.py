@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schedules.dag import IterAxis, Stage
-from schedules.expr import Axis, Read, affine
+from schedules.expr import Axis, Read
 from schedules.hardware import Hardware
 from schedules.late_division import shares
 from schedules.masks import masks
@@ -183,7 +183,7 @@ def _followed(draft: Draft, stage: Stage, rows: dict[str, str]) -> str | None:
                 for axis, index in zip(stage.spatial, read.indices, strict=True)
                 if index == Axis(rows[reader])
             ]
-            if len(at) != 1 or any(affine(i) is None for i in read.indices):
+            if len(at) != 1:
                 return None
             found.add(at[0])
     return found.pop() if len(found) == 1 else None
