@@ -79,7 +79,7 @@ def _wanted(links: _Links) -> Iterator[tuple[str, Cut]]:
         if cut is None or name not in readers[0].input[:1]:
             continue
         kept = (cut.stop - cut.start) / max(1, links.shapes[name][cut.axis])
-        if kept <= MAX_SHARE and all(links.cut(reader) == cut for reader in readers):
+        if 0 < kept <= MAX_SHARE and all(links.cut(reader) == cut for reader in readers):
             yield name, cut
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import attention_forms_heads  # noqa: F401  (adds to FORMS)
 import numpy as np
+import onnx
 import pytest
 from attention_forms import FORMS
+from attention_graphs import BATCH, HEADS, TOKENS, Graph, heads_first, of_inputs, scaled, softmax
 from small_models import relative_error
 
 from ansor_lite.compiler import compile_graph
@@ -34,3 +38,31 @@ def test_a_form_is_one_task_with_its_values(name):
     found = compile_graph(graph, lambda task: None, native(2)).run(form.feeds)["y"]
     assert np.isfinite(found).all()
     assert relative_error(found, form.expected) < 1e-5
+
+
+def check_values(made):
+    graph = plan_network(import_network(made.model))
+    found = compile_graph(graph, lambda task: None, native(2)).run(made.feeds)["y"]
+    assert relative_error(found, made.expected) < 1e-5
+    return products_of(graph)
+
+
+def test_shares_that_are_a_result_are_computed_by_operators_of_their_own():
+    g = Graph()
+    q, k, v = heads_first(g)
+    shares = softmax(g, scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2))))
+    made = g.form(g.MatMul(shares, v), of_inputs(g))
+    made.model.graph.output.append(onnx.ValueInfoProto(name=shares))
+    assert set(check_values(made).values()) == {1}
+
+
+def test_what_is_no_softmax_is_computed_by_operators_of_their_own():
+    """The sums run along the queries: no row of the result is known before all scores are."""
+    g = Graph()
+    q, k, v = heads_first(g)
+    scores = scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2)))
+    made = g.form(g.MatMul(g.Softmax(scores, axis=2), v), np.zeros((BATCH, HEADS, TOKENS, 16)))
+    exact = {n: np.asarray(x, np.float64) for n, x in made.feeds.items()}
+    raw = np.exp(exact["q"] @ exact["k"].swapaxes(2, 3) / 4)
+    expected = raw / raw.sum(2, keepdims=True) @ exact["v"]
+    check_values(dataclasses.replace(made, expected=expected))
