@@ -23,6 +23,7 @@ from search_space.tiling import (
     TilePair,
     accumulator_steps,
     knob_name,
+    other_accumulations,
     register_knobs,
     tile_pair,
     without_padding,
@@ -86,7 +87,7 @@ def _links(draft: Draft, stage: Stage, hardware: Hardware) -> list[Link]:
     before: Stage | None = stage
     while before is not None:
         pair = tile_pair(draft, before, hardware)
-        if pair is None or not pair.rows:
+        if pair is None or not pair.rows or other_accumulations(draft, pair):
             break
         before = _before(draft, pair.accumulate)
         links.append(Link(pair, before is not None and _is_apart(pair, before)))

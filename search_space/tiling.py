@@ -129,7 +129,7 @@ def rule_tile_with_consumer(
         if not _uses_often(draft.current, pair.accumulate):
             return tuple(branches)
     draft = _knobs(draft, pair, hardware)
-    others = _others(draft, pair)
+    others = other_accumulations(draft, pair)
     for order in ("rows", "columns") if pair.rows else ("rows",):
         drafts = _packed(_tiled(draft, pair, order), pair)
         for other in others:
@@ -139,7 +139,7 @@ def rule_tile_with_consumer(
     return tuple(branches)
 
 
-def _others(draft: Draft, pair: TilePair) -> list[TilePair]:
+def other_accumulations(draft: Draft, pair: TilePair) -> list[TilePair]:
     """The other accumulations that the consumer reads in place, with its axes in the same roles."""
     found = []
     for name in dict.fromkeys(read.tensor for read in pair.consume.reads()):

@@ -84,9 +84,9 @@ def find_copies(module: tvm.IRModule, dags: Dags) -> tuple[Place, ...]:
     """Places of a copy and the kernel that alone reads it, and should read through it."""
     found: dict[Any, Place | None] = {}  # one for a reader: places must not overlap
     for block in main_blocks(module):
-        for copy, reader in _pairs(block, dags):
+        for copy, reader in pairs(block, dags):
             if _is_copy_of_few(copy.dag) and has_anchor(reader.dag) and reader.result not in found:
-                found[reader.result] = _place((copy, reader))
+                found[reader.result] = composed((copy, reader))
     return tuple(place for place in found.values() if place is not None)
 
 
@@ -105,7 +105,7 @@ def main_blocks(module: tvm.IRModule) -> list[relax.DataflowBlock]:
     return [b for b in module["main"].body.blocks if isinstance(b, relax.DataflowBlock)]
 
 
-def _pairs(block: relax.DataflowBlock, dags: Dags) -> Iterator[tuple[Link, Link]]:
+def pairs(block: relax.DataflowBlock, dags: Dags) -> Iterator[tuple[Link, Link]]:
     """Calls whose only result is read by another call of a kernel, and by nothing else."""
     links = {
         b.var: Link(b.var, b.value, dags[signature(b.value)])
@@ -128,7 +128,7 @@ def _runs(block: relax.DataflowBlock, dags: Dags) -> list[list[Link]]:
     """Longest lists of calls of which each feeds the accumulation of the next."""
     before: dict[Any, Link] = {}
     readers: dict[Any, Link] = {}
-    for link, reader in _pairs(block, dags):
+    for link, reader in pairs(block, dags):
         if not has_anchor(link.dag) or _overlap(reader, link.result) is None:
             continue
         other = before.get(reader.result)
@@ -158,7 +158,7 @@ def _best(run: list[Link]) -> list[Place]:
                 saved, chains = best[start]
                 ways.append((saved + gain, [*chains, links]))
         best.append(max(ways, key=lambda way: way[0]))
-    return [place for links in best[-1][1] if (place := _place(links)) is not None]
+    return [place for links in best[-1][1] if (place := composed(links)) is not None]
 
 
 def _gain(links: tuple[Link, ...]) -> float:
@@ -233,7 +233,7 @@ def _is_copy_of_few(dag: ComputeDAG) -> bool:
     return stage.shape[-1] <= FEW_CHANNELS and stage.dtype == dag.inputs[0].dtype
 
 
-def _place(links: tuple[Link, ...]) -> Place | None:
+def composed(links: tuple[Link, ...]) -> Place | None:
     """The links as one program, or ``None`` where there is none."""
     values: dict[str, Any] = {}
     names: dict[Any, str] = {}

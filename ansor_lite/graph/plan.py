@@ -16,6 +16,7 @@ import tvm
 from ansor_lite.frontend.network import Network
 from ansor_lite.graph.calls import Signature, kernel_calls, signature
 from ansor_lite.graph.chains import Place, find_chains, find_copies, merge_calls
+from ansor_lite.graph.gates import find_gates
 from ansor_lite.graph.naming import chain_name, task_name, unique
 from ansor_lite.graph.passes import fuse_network
 from ansor_lite.graph.regions import find_regions, merge_regions
@@ -73,6 +74,8 @@ def plan_network(network: Network) -> Graph:
     module = fuse_network(network.module)
     dags, _ = _dags(module)
     module = merge_calls(module, find_copies(module, dags))
+    dags, _ = _dags(module, dags)
+    module = merge_calls(module, find_gates(module, dags))
     dags, _ = _dags(module, dags)
     module = merge_regions(module, find_regions(module, dags))
     dags, refused = _dags(module, dags)
