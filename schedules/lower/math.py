@@ -164,14 +164,24 @@ def _odd(x: Tir, limit: float, body: Callable[[Tir], Tir]) -> Tir:
             _float(tirx.bitwise_and(_bits(x), _i(~_SIGN_BIT))),
             lambda t: tirx.Select(t > _f(limit), _f(limit), t),
         )
-        positive = tirx.bitwise_and(_bits(_with(magnitude, body)), _i(~_SIGN_BIT))
-        return _float(tirx.bitwise_or(positive, tirx.bitwise_and(_bits(x), _i(_SIGN_BIT))))
+        return _with(_with(magnitude, body), lambda y: _with_sign_of(x, y))
 
     return _with(x, signed)
 
 
+def _with_sign_of(x: Tir, y: Tir) -> Tir:
+    magnitude = tirx.bitwise_and(_bits(y), _i(~_SIGN_BIT))
+    return _float(tirx.bitwise_or(magnitude, tirx.bitwise_and(_bits(x), _i(_SIGN_BIT))))
+
+
 def _with(value: Tir, body: Callable[[Tir], Tir]) -> Tir:
-    """``body`` of a variable bound to ``value``: trees would repeat it at every use."""
+    """``body`` of a variable bound to ``value``: trees would repeat it at every use.
+
+    Bindings inside ``value`` go outside: TVM simplifies values twice, and may then find another
+    value of the same variable, which it refuses.
+    """
+    if isinstance(value, tirx.Let):
+        return tirx.Let(value.var, value.value, _with(value.body, body))
     name = tirx.Var("v", value.ty.dtype)
     return tirx.Let(name, value, body(name))
 

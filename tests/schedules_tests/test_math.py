@@ -10,7 +10,9 @@ import numpy as np
 import programs
 import pytest
 import tvm
+from built import Case
 from numpy.typing import NDArray
+from small_tasks import HARDWARE
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
@@ -123,6 +125,21 @@ def test_no_call_is_left_in_the_generated_code(name: str) -> None:
     target = tvm.target.Target({"kind": "llvm"})
     module = tvm.compile(vectorised(name, 64, POLYNOMIAL), target=target)
     assert f"{name}f" not in module.mod.inspect_source("ll")
+
+
+@pytest.mark.parametrize("outer", FUNCTIONS)
+@pytest.mark.parametrize("inner", FUNCTIONS)
+def test_functions_of_what_turns_out_to_be_a_constant(inner: str, outer: str) -> None:
+    """A row of one element minus its maximum is zero, which TVM notices late."""
+    x = Read("x", (Axis("i"),), "float32")
+    zero = Call("sub", (x, x), "float32")
+    body = Call(outer, (Call(inner, (zero,), "float32"),), "float32")
+    dag = ComputeDAG(
+        (Tensor("x", (8,), "float32"),),
+        (Stage("y", (IterAxis("i", 8),), body, "float32"),),
+        ("y",),
+    )
+    assert Case(dag, HARDWARE).error(()) < 1e-6
 
 
 def test_libm_mode_calls_the_library() -> None:
