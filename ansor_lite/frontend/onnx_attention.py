@@ -142,9 +142,6 @@ def attention(emit: Emitter) -> bool:
     if flat:
         q = split_heads(emit, q, int(emit.attribute("q_num_heads")))
         k, v = (split_heads(emit, x, int(emit.attribute("kv_num_heads"))) for x in (k, v))
-    windows = [int(emit.attribute(f"{side}_window_size", -1)) for side in ("left", "right")]
-    if any(size >= 0 for size in windows):
-        return False
     past = emit.input(4)
     if past:
         k = emit("Concat", past, k, axis=2)
@@ -172,31 +169,47 @@ def _standard_biases(
 ) -> tuple[list[str], bool]:
     """What is added to the scores, and whether it may forbid a query every key."""
     queries, keys, dtype = emit.shape(q)[2], emit.shape(k)[2], emit.dtype(q)
-    lengths, causal = emit.input(6), bool(emit.attribute("is_causal", 0))
-    biases: list[str] = []
+    lengths, biases = emit.input(6), []
     if mask:
         mask = _padded(emit, mask, keys)
         boolean = emit.dtype(mask).kind == "b"
         biases.append(mask_bias(emit, mask, dtype) if boolean else mask)
-    if lengths:
-        batch = emit.shape(q)[0]
-        column = emit.reshape(emit.cast(lengths, np.dtype(np.int64)), [batch, 1, 1, 1])
-        last = emit("Sub", column, emit.constant(1))
-        biases.append(_up_to(emit, last, np.zeros((1, 1), np.int64), keys, dtype))
-        if causal:
-            first = emit("Sub", column, emit.constant(queries))
-            biases.append(_up_to(emit, first, np.arange(queries)[:, None], keys, dtype))
-    elif causal:
-        biases.append(emit.constant(causal_bias(queries, keys, before, dtype), dtype))
+    if not lengths:
+        first, last = _limits(emit)
+        if first is not None:
+            found = causal_bias(queries, keys, before + first - 1, dtype)
+            biases.append(emit.constant(np.where(found == 0, -np.inf, 0), dtype))
+        if last is not None:
+            biases.append(emit.constant(causal_bias(queries, keys, before + last, dtype), dtype))
+    else:
+        column = emit.reshape(emit.cast(lengths, np.dtype(np.int64)), [emit.shape(q)[0], 1, 1, 1])
+        biases += _length_biases(emit, column, queries, keys, dtype)
     known = all(emit.graph.is_constant(b) for b in biases)
     return biases, _forbids_all(emit, biases) if known else True
 
 
-def _up_to(emit: Emitter, last: str, rows: Array, keys: int, dtype: np.dtype[np.generic]) -> str:
-    """0 where the key is at most ``last + rows``, else -inf."""
-    numbers = emit.constant(np.arange(keys))
-    allowed = emit("LessOrEqual", numbers, emit("Add", last, emit.constant(rows)))
-    return mask_bias(emit, allowed, dtype)
+def _limits(emit: Emitter) -> tuple[int | None, int | None]:
+    """The first and the last key of a query, from the key at its own place; ``None``: no limit."""
+    left, right = (int(emit.attribute(f"{side}_window_size", -1)) for side in ("left", "right"))
+    ends = [0] * bool(emit.attribute("is_causal", 0)) + [right] * (right >= 0)
+    return -left if left >= 0 else None, min(ends, default=None)
+
+
+def _length_biases(
+    emit: Emitter, lengths: str, queries: int, keys: int, dtype: np.dtype[np.generic]
+) -> list[str]:
+    """Keys up to ``lengths`` [batch, 1, 1, 1] count; the last query is at the last of them."""
+    first, last = _limits(emit)
+    place = emit("Add", lengths, emit.constant(np.arange(queries)[:, None] - queries))
+    numbers, biases = emit.constant(np.arange(keys)), []
+    allowed = [emit("Less", numbers, lengths)]
+    if last is not None:
+        allowed.append(emit("LessOrEqual", numbers, emit("Add", place, emit.constant(last))))
+    if first is not None:
+        allowed.append(emit("LessOrEqual", emit("Add", place, emit.constant(first)), numbers))
+    for condition in allowed:
+        biases.append(mask_bias(emit, condition, dtype))
+    return biases
 
 
 def _forbids_all(emit: Emitter, biases: Sequence[str]) -> bool:

@@ -142,8 +142,10 @@ def _one_hot(emit: Emitter) -> bool:
     """The importer takes whole numbers as values alone."""
     ids, depth, values = (emit.input(i) for i in range(3))
     extent = emit.graph.constant(depth)
-    if extent is None or emit.dtype(ids).kind not in "iu":
+    if extent is None:
         return False
+    if emit.dtype(ids).kind == "f":
+        ids = emit.cast(ids, np.dtype(np.int64))
     classes = int(extent.reshape(()))
     shape, dtype = emit.shape(ids), emit.dtype(ids)
     axis = int(emit.attribute("axis", -1)) % (len(shape) + 1)

@@ -197,6 +197,12 @@ def test_one_hot_of_fractions_and_of_indices_from_the_end(axis):
     check("OneHot", inputs, constants=("depth",), axis=axis)
 
 
+def test_one_hot_of_numbers_with_a_point():
+    ids, values = np.array([0, 3, 2], np.float32), np.array([0.5, 1], np.float32)
+    inputs = {"ids": ids, "depth": np.array(4), "values": values}
+    check("OneHot", inputs, constants=("depth",))
+
+
 def test_one_hot_of_a_computed_depth_is_refused():
     inputs = {"ids": np.array([1, 2]), "depth": np.array(4), "values": normal(2)}
     refused("OneHot", inputs)
@@ -248,6 +254,15 @@ def test_a_query_without_keys_attends_to_nothing():
     mask[2] = False
     for constants in ((), ("mask",)):
         check("Attention", qkv() | {"mask": mask}, constants=constants)
+
+
+@pytest.mark.parametrize("lengths", [None, np.array([6, 7])])
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize(("left", "right"), [(2, -1), (-1, 1), (1, 2), (0, 0)])
+def test_attention_over_a_window(left, right, causal, lengths):
+    inputs = qkv() | {"mask": None, "k0": None, "v0": None, "lengths_in": lengths}
+    windows = {"left_window_size": left, "right_window_size": right}
+    check("Attention", inputs, opset=25, is_causal=causal, **windows)
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2, 3])
@@ -378,7 +393,3 @@ def test_group_query_attention_over_a_window_is_refused():
     arguments = {"num_heads": 4, "kv_num_heads": 2, "local_window_size": 3}
     results = ("y", "present_key", "present_value")
     refused("GroupQueryAttention", grouped(False), domain=CONTRIB, results=results, **arguments)
-
-
-def test_attention_over_a_sliding_window_is_refused():
-    refused("Attention", qkv(), opset=25, left_window_size=2)
