@@ -74,7 +74,8 @@ def sigmoid(x: Tir) -> Tir:
         inverse = _float(_i(_BOTH_POWERS) - rest)
         return _with(inverse, lambda inverse: inverse / ((q * s + inverse) + s))
 
-    return _with(_between(_f(0.0) - x, _EXP_LOW, -_EXP_LOW), lambda x: _exp(x, ratio))
+    negative = _with(x, lambda x: _between(_f(0.0) - x, _EXP_LOW, -_EXP_LOW))
+    return _with(negative, lambda x: _exp(x, ratio))
 
 
 def tanh(x: Tir) -> Tir:
@@ -151,19 +152,15 @@ def _horner(coefficients: tuple[float, ...], x: Tir) -> Tir:
 
 
 def _between(x: Tir, low: float, high: float) -> Tir:
-    """``x`` kept in a range, or NaN."""
-    above = _with(x, lambda x: tirx.Select(x < _f(low), _f(low), x))
-    return _with(above, lambda x: tirx.Select(x > _f(high), _f(high), x))
+    """``x`` kept in a range, or NaN: where a comparison fails, the second operand is taken."""
+    return tirx.min(_f(high), tirx.max(_f(low), x))
 
 
 def _odd(x: Tir, limit: float, body: Callable[[Tir], Tir]) -> Tir:
     """``body(min(|x|, limit))`` with the sign of ``x``; NaN stays."""
 
     def signed(x: Tir) -> Tir:
-        magnitude = _with(
-            _float(tirx.bitwise_and(_bits(x), _i(~_SIGN_BIT))),
-            lambda t: tirx.Select(t > _f(limit), _f(limit), t),
-        )
+        magnitude = tirx.min(_f(limit), _float(tirx.bitwise_and(_bits(x), _i(~_SIGN_BIT))))
         return _with(_with(magnitude, body), lambda y: _with_sign_of(x, y))
 
     return _with(x, signed)
