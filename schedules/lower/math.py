@@ -64,7 +64,8 @@ def exp(x: Tir) -> Tir:
     def product(q: Tir, s: Tir, rest: Tir) -> Tir:
         return (q * s + s) * _float(rest)
 
-    return _with(_between(x, _EXP_LOW, _EXP_HIGH), lambda x: _exp(x, product))
+    inside = _with(x, lambda x: _between(x, _EXP_LOW, _EXP_HIGH))
+    return _with(inside, lambda x: _exp(x, product))
 
 
 def sigmoid(x: Tir) -> Tir:
@@ -174,8 +175,8 @@ def _with_sign_of(x: Tir, y: Tir) -> Tir:
 def _with(value: Tir, body: Callable[[Tir], Tir]) -> Tir:
     """``body`` of a variable bound to ``value``: trees would repeat it at every use.
 
-    Bindings inside ``value`` go outside: TVM simplifies values twice, and may then find another
-    value of the same variable, which it refuses.
+    The bindings that ``value`` begins with go outside: TVM simplifies values twice, and may then
+    find another value of the same variable, which it refuses.
     """
     if isinstance(value, tirx.Let):
         return tirx.Let(value.var, value.value, _with(value.body, body))
