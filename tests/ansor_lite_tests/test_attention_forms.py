@@ -16,15 +16,20 @@ from ansor_lite.compiler import compile_graph
 from ansor_lite.frontend.importer import import_network
 from ansor_lite.graph.plan import plan_network
 from ansor_lite.target import native
+from search_space.sketch_generation import generate_sketches
 
 
 def is_product(stage):
     return stage.combiner == "sum" and len({read.tensor for read in stage.reads()}) == 2
 
 
+def products_of_task(task):
+    return sum(map(is_product, task.dag.stages))
+
+
 def products_of(graph):
     """How many products of two tensors each task that has any computes."""
-    counts = {task.name: sum(map(is_product, task.dag.stages)) for task in graph.tasks}
+    counts = {task.name: products_of_task(task) for task in graph.tasks}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -66,3 +71,19 @@ def test_what_is_no_softmax_is_computed_by_operators_of_their_own():
     raw = np.exp(exact["q"] @ exact["k"].swapaxes(2, 3) / 4)
     expected = raw / raw.sum(2, keepdims=True) @ exact["v"]
     check_values(dataclasses.replace(made, expected=expected))
+
+
+TRIED = ("padding_in_front_and_causal", "grouped_by_expanding", "merged_projections_split")
+
+
+@pytest.mark.parametrize("name", (*TRIED, "table_of_swin", "softmax_over_rows"))
+def test_other_schedules_of_a_form_compute_the_same(name):
+    form = FORMS[name]()
+    graph = plan_network(import_network(form.model))
+    attention = next(task for task in graph.tasks if products_of_task(task) == 2)
+    rng = np.random.default_rng(len(name))
+    for sketch in generate_sketches(attention.dag, native(2).hardware()):
+        steps = sketch.close(sketch.random(1, rng)[0])
+        chosen = {attention.key: steps}
+        module = compile_graph(graph, lambda task, chosen=chosen: chosen.get(task.key), native(2))
+        assert relative_error(module.run(form.feeds)["y"], form.expected) < 1e-5
