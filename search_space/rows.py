@@ -6,7 +6,7 @@ from collections.abc import Collection
 from math import prod
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
-from schedules.expr import Axis
+from schedules.expr import Axis, Read
 from schedules.hardware import Hardware
 from schedules.plan import stage_accesses
 from schedules.sketch import Knob
@@ -14,6 +14,7 @@ from schedules.steps import Annotate, CacheWrite, ComputeAt, Ref, Reorder, Scope
 from search_space.analysis import (
     dtype_bytes_of,
     has_data_reuse,
+    has_math,
     is_piecewise,
     single_consumer,
     vector_axis,
@@ -39,6 +40,8 @@ USUAL_VECTORS = 8
 LOCAL_BYTES = 4096
 # Below this many iterations, waking the other threads costs more than they save.
 PARALLEL_WORK = 8192
+# Elements of a cache line, as good as any tile of a copy that transposes.
+LINE = 16
 
 
 def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -73,6 +76,9 @@ def _fused_rows(
             continue
         at = ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0")
         steps = [] if _adds_neighbours(producer) else vector_steps(producer, hardware)
+        if producer.combiner is None and has_math(producer) and producer.spatial[-1].extent > 1:
+            # Computing is what takes time here: the next rows may come from memory meanwhile.
+            steps.append(Annotate(producer.name, (f"{producer.spatial[-1].name}.0",), "prefetch"))
         fused = fused.loop(at, *steps).place(producer.name)
         if prod(producer.shape) // rows * dtype_bytes_of(producer) <= LOCAL_BYTES:
             fused = fused.loop(Scope(producer.name, "local"))
@@ -201,12 +207,14 @@ def _simple_nest(
     work = prod(stage.axis(name).extent for name in leading)
     fused = blocks[: len(leading)] if outer or work >= hardware.threads else [*blocks, vector[0]]
     rows = [] if reducing else list(outer[-1:])
-    tile = [*(f"{name}.1" for name in (*sliding, *rows)), vector[1]]
+    across = [] if rows or reducing else _read_along(stage, axis)
+    tile = [*(f"{name}.1" for name in (*sliding, *rows, *across)), vector[1]]
     steps: list[Step] = [Tile(stage.name, axis.name, (Ref(knob.name), lanes))]
     steps += [Tile(stage.name, name, (Ref(knob.name, n),)) for n, name in enumerate(sliding, 1)]
     for name in rows:
         draft = draft.knob(Knob(f"{stage.name}.rows", ROWS, stage.name), USUAL_ROWS)
         steps.append(Tile(stage.name, name, (Ref(f"{stage.name}.rows"),)))
+    steps += [Tile(stage.name, name, (LINE,)) for name in across]
     steps += [
         Reorder(stage.name, (*blocks, vector[0], *tile, vector[2])),
         Annotate(stage.name, (vector[2],), "vectorize"),
@@ -221,6 +229,17 @@ def _simple_nest(
     default = min(range(len(choices)), key=lambda n: abs(prod(choices[n]) - USUAL_VECTORS))
     draft = draft.place(*(s.name for s in reducing))
     return draft.knob(knob, default if sliding else 1).loop(*steps)
+
+
+def _read_along(stage: Stage, vector: IterAxis) -> list[str]:
+    """The axis along which a copy reads neighbours, if it writes them along ``vector``.
+
+    A tile of both is transposed in registers, so that whole cache lines are read and written.
+    """
+    last = stage.body.indices[-1] if isinstance(stage.body, Read) and stage.body.indices else None
+    if not isinstance(last, Axis) or last.name == vector.name:
+        return []
+    return [last.name] if stage.axis(last.name).extent > 1 else []
 
 
 def _reductions(draft: Draft, accumulator: Stage) -> list[Stage]:

@@ -8,10 +8,12 @@ from small_tasks import SMALL
 
 from ansor_lite import workloads as w
 from ansor_lite.tasks import Task
-from schedules.dag import ComputeDAG
+from schedules.dag import ComputeDAG, IterAxis, Stage, Tensor
+from schedules.expr import Axis, Read
 from schedules.hardware import Hardware
 from schedules.nest import follow
 from schedules.sketch import Sketch
+from schedules.steps import Tile
 from search_space.sketch_generation import generate_sketches
 
 HARDWARE = Hardware(threads=2)
@@ -99,3 +101,13 @@ def test_overlapping_windows_share_registers(kernel: int, width: int) -> None:
     """Windows of three, two apart, read rows and columns in common; windows of two do not."""
     sketch = generate_sketches(w.pool2d(1, 16, 16, 32, kernel, 2).dag, HARDWARE)[0]
     assert {len(knob.choices[0]) for knob in sketch.knobs} == {width}
+
+
+@pytest.mark.parametrize(("order", "tiled"), [("ji", True), ("ij", False)])
+def test_a_copy_that_transposes_is_tiled_along_what_it_reads(order: str, tiled: bool) -> None:
+    axes = tuple(IterAxis(name, 40) for name in order)
+    read = Read("x", (Axis("i"), Axis("j")), "float32")
+    stages = (Stage("y", axes, read, "float32"),)
+    dag = ComputeDAG((Tensor("x", (40, 40), "float32"),), stages, ("y",))
+    (sketch,) = generate_sketches(dag, HARDWARE)
+    assert (Tile("y", "j", (16,)) in sketch.steps) == tiled
