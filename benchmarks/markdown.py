@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.markdown benchmarks/results/networks.json --into README.md``
 
-What stands in README between the two marks is replaced; without ``--into`` the table is printed.
-Separate from ``networks.py``, so that a table can be written again without measuring.
+What stands in README between two marks, the first of which has the name of the result file, is
+replaced; without ``--into`` the table is printed. Separate from ``networks.py``, so that a table
+can be written again without measuring.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any, TypeAlias
 
 from ansor_lite.errors import InputError
 from benchmarks.comparing import OURS, summary
-from benchmarks.networks import MODELS
+from benchmarks.networks import FAMILIES
 
 Entry: TypeAlias = Mapping[str, Any]
 
-BEGIN, END = "<!-- benchmarks.markdown: networks -->", "<!-- end -->"
+BEGIN, END = "<!-- benchmarks.markdown: {} -->", "<!-- end -->"
 PEER_NAMES = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "torch": "torch"}
 MISSING = "-"
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.into is None:
             print(text)
             return 0
-        arguments.into.write_text(replaced(arguments.into, text))
+        arguments.into.write_text(replaced(arguments.into, arguments.result.stem, text))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,22 +54,27 @@ def _entries(path: Path) -> list[Entry]:
     return found
 
 
-def replaced(path: Path, text: str) -> str:
-    """The file with ``text`` between its marks. Raises :class:`InputError` without them."""
+def replaced(path: Path, name: str, text: str) -> str:
+    """The file with ``text`` between the marks of the result ``name``.
+
+    Raises :class:`InputError` without them.
+    """
     try:
         whole = path.read_text()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    before, begin, rest = whole.partition(BEGIN)
+    mark = BEGIN.format(name)
+    before, begin, rest = whole.partition(mark)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise InputError(f"{path} has no place for the table: {BEGIN} ... {END}")
+        raise InputError(f"{path} has no place for the table: {mark} ... {END}")
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def table(entries: Sequence[Entry]) -> str:
     """A row for every network, failures included, and the geometric mean for each batch size."""
-    order = {name: position for position, name in enumerate(MODELS)}
+    names = [name for family in FAMILIES.values() for name in family]
+    order = {name: position for position, name in enumerate(names)}
     entries = sorted(entries, key=lambda entry: order.get(entry["name"], len(order)))
     peers = [p for p in PEER_NAMES if any(p in e.get("speed_up", {}) for e in entries)]
     head = [
@@ -80,6 +86,8 @@ def table(entries: Sequence[Entry]) -> str:
     # A network that failed early, or a result of an earlier version, says nothing of its batch.
     batches = sorted({entry.get("batch", 0) for entry in entries if "failure" not in entry})
     rows += [_mean_row(entries, batch, len(peers)) for batch in batches]
+    if len(batches) > 1:
+        rows.append(_mean_row(entries, None, len(peers)))
     notes = [note for entry in entries for note in _notes(entry)]
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), *_paragraph(notes)])
 
@@ -115,8 +123,9 @@ def _running(entry: Entry, peers: Sequence[str]) -> str:
     return f"{_megabytes(bytes_of, OURS)} / {smaller}"
 
 
-def _mean_row(entries: Iterable[Entry], batch: int, peers: int) -> list[str]:
-    found = summary([e for e in entries if e.get("batch", 0) == batch])
+def _mean_row(entries: Iterable[Entry], batch: int | None, peers: int) -> list[str]:
+    """Of one batch size, or of all."""
+    found = summary([e for e in entries if batch is None or e.get("batch", 0) == batch])
     mean = found["geometric_mean"]
     text = f"{mean['median']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]" if mean else MISSING
     name = f"geometric mean of {found['counted']}" + (f", batch {batch}" if batch else "")

@@ -43,6 +43,12 @@ MODELS = (
     "light_inception_v2", "light_resnet50", "light_shufflenet", "light_squeezenet", "light_vgg19",
     "light_zfnet512",
 )  # fmt: skip
+TRANSFORMERS = (
+    "vit_b16", "bert_base_128", "bert_base_128_b8", "bert_base_512", "gpt2_128",
+    "whisper_tiny_encoder",
+)  # fmt: skip
+# By the name of the result file.
+FAMILIES = {"networks": MODELS, "transformers": TRANSFORMERS}
 REFERENCE = "onnxruntime"
 PEERS = ("onnxruntime", "openvino", "torch")
 # Peers that cannot take part here, and why.
@@ -52,9 +58,10 @@ NO_NETWORKS = {"torch": "an ONNX file holds no torch model; benchmarks.operators
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 also for slow, void or failed networks; 2 for bad input."""
     arguments = _parser().parse_args(argv)
-    arguments.output = arguments.output or default_output(arguments.exact)
+    arguments.output = arguments.output or default_output(arguments.family, arguments.exact)
+    names = arguments.models or FAMILIES[arguments.family]
     try:
-        models = [resolve_model(name, arguments.model_dir) for name in arguments.models]
+        models = [resolve_model(name, arguments.model_dir) for name in names]
         logs = [log_of(model, arguments) for model in models]
         entries = _earlier(arguments, models)
     except InputError as error:
@@ -70,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.networks", description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names or paths of ONNX files")
+    parser.add_argument("--family", choices=FAMILIES, default="networks")
+    parser.add_argument(
+        "--models", nargs="+", help="names or paths of ONNX files; default: those of the family"
+    )
     parser.add_argument("--threads", type=int, default=2)
     add_options(parser)
     parser.add_argument("--peers", nargs="+", default=["onnxruntime", "openvino"], choices=PEERS)
@@ -78,14 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--turn", type=float, default=0.2, help="seconds of one runtime's turn")
     parser.add_argument("--attempts", type=int, default=1, help="repeat void timings this often")
-    parser.add_argument("--output", type=Path, help="default: networks.json among the results")
+    parser.add_argument("--output", type=Path, help="default: FAMILY.json among the results")
     parser.add_argument("--append", action="store_true", help="keep other networks of --output")
     return parser
 
 
-def default_output(exact: bool) -> Path:
+def default_output(family: str, exact: bool) -> Path:
     """Runs with and without algorithms that change rounding do not overwrite each other."""
-    return RESULTS / ("networks-exact.json" if exact else "networks.json")
+    return RESULTS / f"{family}{'-exact' * exact}.json"
 
 
 def _earlier(arguments: argparse.Namespace, models: Sequence[Path]) -> list[dict[str, Any]]:

@@ -335,7 +335,7 @@ def test_the_table_shows_every_network_memory_and_failures_with_their_reasons(
     result = {"networks": [failed, batch, fast]}
     path = write_result("networks", {}, result, tmp_path / "networks.json")
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter\n")
+    page.write_text(f"before\n{markdown.BEGIN.format('networks')}\nold\n{markdown.END}\nafter\n")
     assert markdown.main([str(path), "--into", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
@@ -344,6 +344,7 @@ def test_the_table_shows_every_network_memory_and_failures_with_their_reasons(
     assert "| fast | 10 | 20 | 30 | 2.00 [2.00, 2.00] |" in text and "| 5 / 7 | 44 |" in text
     assert "| failed | failed: operator Foo is unknown |" in text
     assert "of 1, batch 1 |  |  |  | 2.00" in text and "of 1, batch 16 |  |  |  | 3.00" in text
+    assert "| geometric mean of 2 |  |  |  | 2.45" in text
     assert "- fast: sort is unscheduled, no rule fits" in text
     page.write_text("no marks")
     assert markdown.main([str(path), "--into", str(page)]) == 2
@@ -351,7 +352,8 @@ def test_the_table_shows_every_network_memory_and_failures_with_their_reasons(
 
 
 def test_runs_without_rounding_algorithms_have_a_file_of_their_own() -> None:
-    assert networks.default_output(exact=True) != networks.default_output(exact=False)
+    names = {networks.default_output(f, e) for f in networks.FAMILIES for e in (True, False)}
+    assert len(names) == 4
 
 
 # ------------------------------------------------------------------ whole commands, tiny
