@@ -277,7 +277,7 @@ def _check_annotations(plan: StagePlan) -> None:
             raise ScheduleError(f"{kind} of {plan.name!r}: there is no loop {name!r}")
         if by_name[name].kind != SPATIAL and kind in ("parallel", "vectorize"):
             raise ScheduleError(f"{kind} of {plan.name!r}: {name!r} is a reduction")
-        if by_name[name].kind == SPATIAL and kind == "prefetch":
+        if by_name[name].kind == SPATIAL and kind == "prefetch" and plan.attached is None:
             raise ScheduleError(f"{kind} of {plan.name!r}: {name!r} is no reduction")
     leading = [plan.annotations.get(loop.name) for loop in plan.loops[: plan.parallel]]
     if any(kind != "parallel" for kind in leading):

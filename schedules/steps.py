@@ -215,7 +215,8 @@ class Pack:
 @dataclass(frozen=True, slots=True)
 class Annotate:
     """How ``loops`` of ``stage`` run: ``parallel`` (fused into one), ``vectorize``, ``unroll``,
-    ``prefetch`` (a reduction that asks ahead for the packed constants that it walks through).
+    ``prefetch`` (a reduction that asks ahead for the packed constants that it walks through; other
+    loops of a stage inside another for what the next iteration around them reads of inputs).
 
     GPU kinds (``blockIdx.x``, ``threadIdx.x``, ``vthread``) are rows of the same table.
     """

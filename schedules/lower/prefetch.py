@@ -1,4 +1,4 @@
-"""Hints that fetch a packed constant ahead of the loop that walks through it.
+"""Hints that fetch a packed constant ahead of the loop that walks through it, or the next rows.
 
 Where computing on an operand takes about as long as bringing it from memory, the processor's own
 prefetchers stop at every page and fall behind. Separate because hints change no value and
@@ -19,15 +19,18 @@ AHEAD_BYTES = 8192
 INTO_L2 = 2
 
 
-def fetch_ahead(buffer: Any, place: Sequence[Any], block: int, line_bytes: int) -> list[Any]:
-    """Statements that fetch ``block`` elements from :data:`AHEAD_BYTES` behind ``place`` on.
+def fetch_ahead(
+    buffer: Any, place: Sequence[Any], block: int, line_bytes: int, ahead: int = 0
+) -> list[Any]:
+    """Statements that fetch ``block`` elements from ``ahead`` elements behind ``place`` on.
 
     ``place``: an index of ``buffer``, whose last elements are fetched again where it ends.
+    ``ahead``: :data:`AHEAD_BYTES` unless told otherwise.
     """
     shape = [int(extent) for extent in buffer.shape]
     element = DataType(str(buffer.dtype)).bits // 8
-    ahead, last = AHEAD_BYTES // element, prod(shape) - block
-    if last < ahead:
+    ahead, last = ahead or AHEAD_BYTES // element, prod(shape) - block
+    if last < ahead or ahead < 0:
         return []
     start = tirx.min(_flat(place, shape) + ahead, last)
     steps = range(0, block, max(1, line_bytes // element))

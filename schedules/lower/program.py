@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -205,7 +205,38 @@ class _Program:
             place = [0 if x in inner else self.values[x] for x in loops]
             line = self.hardware.cache_line_bytes
             statements += fetch_ahead(self.buffers[pack.tensor], place, block, line)
+        for access in stage.accesses if stage.loops[position - 1].kind != REDUCE else ():
+            statements += self._next_block(stage, access, stage.loops[position:])
         return statements
+
+    def _next_block(
+        self, stage: StagePlan, access: Access, inner: tuple[Loop, ...]
+    ) -> list[tirx.Stmt]:
+        """Hints for what the next iteration of the loop around ``stage`` reads of an input."""
+        source = self.plan.dag.input_by_name.get(access.tensor)
+        if source is None or access.guarded or (stage.name, access.tensor) in self.packed:
+            return []
+        moved = self._moved(stage, access, source.shape)
+        if not moved.get(stage.chain[stage.depth - 1]):
+            return []
+        moving = [x for x in inner if moved.get(x)]
+        block = int(np.prod([self.positions.extent(x) for x in moving]))
+        self.values |= dict.fromkeys(moving, 0)
+        place, line = self._indices(stage, access), self.hardware.cache_line_bytes
+        ahead = moved[stage.chain[stage.depth - 1]]
+        return fetch_ahead(self.buffers[access.tensor], place, block, line, ahead)
+
+    def _moved(self, stage: StagePlan, access: Access, shape: tuple[int, ...]) -> dict[Loop, int]:
+        """Elements of memory that a read moves by with each loop; none if that is not affine."""
+        moved = dict.fromkeys(stage.chain, 0)
+        for d, index in enumerate(access.indices):
+            if index is None:
+                return {}
+            for axis, coefficient in index.terms:
+                steps = self.follower.influence[stage.name][axis][0]
+                for loop, step in zip(stage.chain, steps, strict=True):
+                    moved[loop] += coefficient * int(step) * prod(shape[d + 1 :])
+        return moved
 
     def _inside(self, stage: StagePlan, position: int) -> tirx.Stmt:
         if position == len(stage.loops):
