@@ -56,6 +56,18 @@ def test_ragged_tiles_around_a_reduction_add_nothing_twice() -> None:
     assert case.error(steps) < TOLERANCE
 
 
+def test_a_position_within_a_group_starts_again_with_each_group() -> None:
+    """LLVM's loop vectorizer read on behind the first group of 8: see ``CODE_GENERATION``."""
+    rows, columns = IterAxis("i", 64), IterAxis("j", 32)
+    place = Call("floormod", (Axis("j"), Const(8, "int64")), "int64")
+    second_half = Call("le", (Const(4, "int64"), place), "bool")
+    value = Call("select", (second_half, Const(1.0, F), Read("x", (Axis("i"), place), F)), F)
+    repeated = Stage("y", (rows, columns), value, F)
+    case = Case(ComputeDAG((Tensor("x", (64, 8), F),), (repeated,), ("y",)), HARDWARE)
+    for steps in ((), default_steps(case.dag, HARDWARE)):
+        assert case.error(steps) == 0.0
+
+
 @pytest.mark.parametrize("combiner", ("sum", "max", "min", "prod"))
 def test_every_combiner(combiner: str) -> None:
     axes = (IterAxis("i", 3), IterAxis("k", 4, REDUCE))
