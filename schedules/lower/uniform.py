@@ -7,7 +7,7 @@ this is arithmetic on conditions, not code.
 
 from __future__ import annotations
 
-from schedules.expr import Affine, Axis, Call, Expr, affine, rebuild
+from schedules.expr import Affine, Axis, Call, Const, Expr, affine, rebuild
 from schedules.lower.linear import Clamp, Linear, Positions
 from schedules.plan import Loop, StagePlan
 
@@ -29,10 +29,20 @@ def with_uniform_conditions(stage: StagePlan, positions: Positions) -> Expr:
         return stage.stage.body
     lanes = positions.extent(loop)
 
+    def without_groups(node: Expr) -> Expr | None:
+        match node:
+            case Call("floormod", (place, Const(int(size)))) if size % lanes == 0:
+                index = affine(place)
+                if index is not None and _begins_a_vector(
+                    _linear(stage, positions, index), loop, lanes, positions
+                ):
+                    return place
+        return None
+
     def change(node: Expr) -> Expr | None:
         if not isinstance(node, Call) or node.op not in STRICT:
             return None
-        left, right = affine(node.args[0]), affine(node.args[1])
+        left, right = (affine(rebuild(a, without_groups)) for a in node.args)
         if left is None or right is None:
             return None
         difference = _linear(stage, positions, left).plus(_linear(stage, positions, right), -1)
@@ -68,6 +78,14 @@ def _is_uniform(
         not isinstance(atom, Clamp) and _moves_in_steps(atom, c, lanes, positions)
         for atom, c in terms.items()
     )
+
+
+def _begins_a_vector(index: Linear, loop: Loop, lanes: int, positions: Positions) -> bool:
+    """Whether ``index`` is a multiple of ``lanes`` in lane 0 and moves with the lane.
+
+    Within groups of so many elements it then differs by a multiple of ``lanes``.
+    """
+    return dict(index.terms).get(loop) == 1 and _is_uniform(index, loop, lanes, 0, positions)
 
 
 def _moves_in_steps(loop: Loop, coefficient: int, lanes: int, positions: Positions) -> bool:

@@ -11,7 +11,7 @@ from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Call, Const, Read
 from schedules.lower import lower
 from schedules.nest import effective_steps
-from schedules.steps import Tile
+from schedules.steps import Annotate, Tile
 from search_space.sketch_generation import default_steps, generate_sketches
 
 TOLERANCE = 1e-5
@@ -56,16 +56,32 @@ def test_ragged_tiles_around_a_reduction_add_nothing_twice() -> None:
     assert case.error(steps) < TOLERANCE
 
 
-def test_a_position_within_a_group_starts_again_with_each_group() -> None:
-    """LLVM's loop vectorizer read on behind the first group of 8: see ``CODE_GENERATION``."""
-    rows, columns = IterAxis("i", 64), IterAxis("j", 32)
-    place = Call("floormod", (Axis("j"), Const(8, "int64")), "int64")
-    second_half = Call("le", (Const(4, "int64"), place), "bool")
+def _halves(size: int) -> ComputeDAG:
+    """Per row, in groups of ``size``: the first half of ``x`` and ones."""
+    rows, columns = IterAxis("i", 64), IterAxis("j", 64)
+    place = Call("floormod", (Axis("j"), Const(size, "int64")), "int64")
+    second_half = Call("le", (Const(size // 2, "int64"), place), "bool")
     value = Call("select", (second_half, Const(1.0, F), Read("x", (Axis("i"), place), F)), F)
-    repeated = Stage("y", (rows, columns), value, F)
-    case = Case(ComputeDAG((Tensor("x", (64, 8), F),), (repeated,), ("y",)), HARDWARE)
+    return ComputeDAG(
+        (Tensor("x", (64, size), F),), (Stage("y", (rows, columns), value, F),), ("y",)
+    )
+
+
+@pytest.mark.parametrize("size", (8, 16, 32))
+def test_a_position_within_a_group_starts_again_with_each_group(size: int) -> None:
+    """LLVM's loop vectorizer read on behind the first group: see ``CODE_GENERATION``."""
+    case = Case(_halves(size), HARDWARE)
     for steps in ((), default_steps(case.dag, HARDWARE)):
         assert case.error(steps) == 0.0
+
+
+@pytest.mark.parametrize(("size", "uniform"), ((32, True), (16, False), (40, False)))
+def test_a_half_of_whole_vectors_is_no_question_of_the_lane(size: int, uniform: bool) -> None:
+    steps = (Tile("y", "j", (16,)), Annotate("y", ("j.1",), "vectorize"))
+    text = lower(_halves(size), steps, HARDWARE).func.script()
+    condition = text.split("if_then_else(")[1].split(",")[0]
+    assert ("j_1" not in condition) == uniform
+    assert Case(_halves(size), HARDWARE).error(steps) == 0.0
 
 
 @pytest.mark.parametrize("combiner", ("sum", "max", "min", "prod"))
