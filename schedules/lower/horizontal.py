@@ -15,7 +15,7 @@ import tvm
 import tvm_ffi
 from tvm import sym, tirx
 
-from schedules.lower.statements import Statement, statement_pass
+from schedules.lower.statements import Statement
 
 Tir: TypeAlias = Any
 
@@ -32,13 +32,11 @@ COMBINE: dict[type, Callable[[Tir, Tir], Tir]] = {
 }
 
 
-def horizontal_reductions() -> tvm.transform.Pass:
-    """The pass, for flat buffers and before loops are vectorised."""
-    return statement_pass(_reduced, "HorizontalReductions")
+def horizontal_reduction(statement: Statement) -> Statement | None:
+    """One store instead of a loop ``acc = acc + x[base + l]``; ``None`` for other statements.
 
-
-def _reduced(statement: Statement) -> Statement | None:
-    """One store instead of a loop ``acc = acc + x[base + l]``; ``None`` for other statements."""
+    A rule for flat buffers, before loops are vectorised.
+    """
     if not isinstance(statement, tirx.For) or not isinstance(statement.body, tirx.BufferStore):
         return None
     store, lanes = statement.body, _vector_lanes(statement.extent)

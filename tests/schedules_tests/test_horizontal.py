@@ -14,8 +14,8 @@ from ansor_lite.target import native
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Call, Const, Expr, Read
 from schedules.lower import PIPELINE, lower
-from schedules.lower.horizontal import horizontal_reductions
-from schedules.lower.statements import replaced
+from schedules.lower.horizontal import horizontal_reduction
+from schedules.lower.statements import replaced, statement_pass
 from schedules.steps import SplitReduction, Tile
 
 F = "float32"
@@ -34,7 +34,7 @@ def _loops(dag: ComputeDAG) -> list[int]:
     plain = tirx.transform
     blocks = tvm.s_tir.transform
     lowering = [blocks.ConvertBlocksToOpaque(), blocks.LowerOpaqueBlock(), plain.FlattenBuffer()]
-    module = tvm.transform.Sequential([*lowering, horizontal_reductions()])(module)
+    module = tvm.transform.Sequential([*lowering, statement_pass("", horizontal_reduction)])(module)
     found: list[int] = []
 
     def note(statement: Any) -> None:
