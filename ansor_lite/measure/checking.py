@@ -22,7 +22,7 @@ from schedules.sampled import sampled
 
 Array = NDArray[Any]
 # Operations that plain loops do in a few seconds.
-MOST_FLOP = 20e9
+MOST_FLOP = 5e9
 NOT_WRITTEN = "elements are not finite or were never written"
 
 
