@@ -239,10 +239,10 @@ def _spread_stages(
         axes[d] = part.tiles
         places: tuple[Expr, ...] = tuple(Axis(a.name) for a in (*points, *axes))
         element = _element_of_tile(Read(tensor, places, dtype), len(points) + d, part, size)
-        pieces = [_combination(row, element, dtype) for row in part.matrices[2]]
+        pieces = [combination(row, element, dtype) for row in part.matrices[2]]
         points = [*points, *part.leading]
         tensor = f"{found.stage.name}.spread{number}"
-        body = _piecewise(part.points.name, pieces, dtype)
+        body = piecewise(part.points.name, pieces, dtype)
         stages.append(Stage(tensor, (*points, *axes), body, dtype))
     return stages, stages[-1]
 
@@ -318,10 +318,10 @@ def _gather_stages(
         names = [Axis(a.name) for a in axes]
 
         element = _element_at_point(Read(tensor, tuple(names), dtype), where)
-        pieces = [_combination(row, element, dtype) for row in part.matrices[0]]
+        pieces = [combination(row, element, dtype) for row in part.matrices[0]]
         axes = [*axes[:where], *axes[where + 1 : tile + 1], part.rest, *axes[tile + 1 :]]
         tensor = f"{found.stage.name}.gather{number}"
-        body = _piecewise(part.rest.name, pieces, dtype)
+        body = piecewise(part.rest.name, pieces, dtype)
         stages.append(Stage(tensor, tuple(axes), body, dtype))
     values = {
         name: Call(op, (Axis(p.slide.axis.name), Const(p.outputs, INDEX_DTYPE)), INDEX_DTYPE)
@@ -345,7 +345,7 @@ def _element_at_point(read: Read, where: int) -> Callable[[int], Expr]:
 # ------------------------------------------------------------------ expressions
 
 
-def _combination(row: Sequence[Fraction], element: Callable[[int], Expr], dtype: str) -> Expr:
+def combination(row: Sequence[Fraction], element: Callable[[int], Expr], dtype: str) -> Expr:
     """``sum(row[k] * element(k))`` without the terms and factors that do nothing."""
     total: Expr | None = None
     # Positive terms first, so that no negation is left over.
@@ -362,7 +362,7 @@ def _combination(row: Sequence[Fraction], element: Callable[[int], Expr], dtype:
     return total
 
 
-def _piecewise(axis: str, pieces: Sequence[Expr], dtype: str) -> Expr:
+def piecewise(axis: str, pieces: Sequence[Expr], dtype: str) -> Expr:
     """``pieces[i]`` where ``axis == i``."""
     body = pieces[-1]
     for value in range(len(pieces) - 2, -1, -1):
@@ -372,8 +372,8 @@ def _piecewise(axis: str, pieces: Sequence[Expr], dtype: str) -> Expr:
 
 
 def _entry(matrix: Matrix, row: str, column: str, dtype: str) -> Expr:
-    rows = [_piecewise(column, [Const(float(x), dtype) for x in r], dtype) for r in matrix]
-    return _piecewise(row, rows, dtype)
+    rows = [piecewise(column, [Const(float(x), dtype) for x in r], dtype) for r in matrix]
+    return piecewise(row, rows, dtype)
 
 
 def _plus(expr: Expr, constant: int) -> Expr:

@@ -1,8 +1,8 @@
 """Rewrites: steps that take a compute DAG to a compute DAG.
 
 They come first in every step list. Each is a plain function in ``REWRITE_FUNCTIONS``; all keep the
-values of the outputs (``SplitReduction`` up to the order of a sum, ``MinimalFiltering`` up to its
-rounding and given its constants by :func:`constant_programs`).
+values of the outputs (``SplitReduction`` up to the order of a sum, ``MinimalFiltering`` and
+``QuarterProducts`` up to their rounding and given their constants by :func:`constant_programs`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.late_division import divide_late
-from schedules.minimal_filtering import constant_filter, minimal_filtering, sliding
+from schedules.minimal_filtering import constant_filter, minimal_filtering
+from schedules.quarters import constant_quarters, quarter_products
 from schedules.reciprocals import reciprocal
 from schedules.steps import (
     CacheWrite,
@@ -24,6 +25,7 @@ from schedules.steps import (
     Inline,
     MinimalFiltering,
     Permute,
+    QuarterProducts,
     Reciprocal,
     SplitAxis,
     SplitReduction,
@@ -51,15 +53,15 @@ def constant_programs(dag: ComputeDAG, steps: tuple[Step, ...]) -> dict[str, Com
     network is compiled. Raises :class:`ScheduleError` if a rewrite is illegal.
     """
     programs: dict[str, ComputeDAG] = {}
-    transforming = [n for n, step in enumerate(steps) if isinstance(step, MinimalFiltering)]
+    transforming = [n for n, step in enumerate(steps) if type(step) in CONSTANT_PROGRAMS]
     for step in steps[: max(transforming, default=-1) + 1]:
-        if isinstance(step, MinimalFiltering):
-            found = sliding(dag, _stage(dag, step.stage))
-            program = constant_filter(dag, step)
-            assert found is not None
-            if found.filter.tensor in programs:
-                raise ScheduleError(f"{found.filter.tensor!r} is transformed twice")
-            programs[found.filter.tensor] = program
+        make = CONSTANT_PROGRAMS.get(type(step))
+        if make is not None:
+            program = make(dag, step)
+            (source,) = program.inputs
+            if source.name in programs:
+                raise ScheduleError(f"{source.name!r} is transformed twice")
+            programs[source.name] = program
         dag = apply_rewrites(dag, (step,))
     return programs
 
@@ -256,10 +258,17 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     CacheWrite: cache_write,
     SplitReduction: split_reduction,
     MinimalFiltering: minimal_filtering,
+    QuarterProducts: quarter_products,
     DivideLate: divide_late,
     Reciprocal: reciprocal,
     CopyRead: copy_read,
     Permute: permute,
     SplitAxis: split_axis,
     SplitWindow: split_window,
+}
+
+# Rewrites that want a constant in another form -> the program that makes it.
+CONSTANT_PROGRAMS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
+    MinimalFiltering: constant_filter,
+    QuarterProducts: constant_quarters,
 }

@@ -75,18 +75,17 @@ def _filtered(
     name = f"filter{step.outputs}"
     products = f"{stage.name}.products"
     filtered = draft.rewrite(step, label=name).settle(products)
-    chain = _chain_to_output(filtered.current, stage.name)
+    chain = chain_to_output(filtered.current, stage.name)
     if chain is None or any(s.axis.extent % step.outputs for s in slides):
         return filtered
     last = chain[-1]
     inlined = [Inline(f"{stage.name}.gather{len(slides) - 1}"), *(Inline(n) for n in chain[:-1])]
-    splits = [
-        SplitAxis(last, axis, step.outputs) for axis in _axes_of_output(filtered, chain, step)
-    ]
+    axes = axes_of_output(filtered, chain, step.axes)
+    splits = [SplitAxis(last, axis, step.outputs) for axis in axes]
     return filtered.rewrite(*inlined, *splits)
 
 
-def _chain_to_output(dag: ComputeDAG, name: str) -> list[str] | None:
+def chain_to_output(dag: ComputeDAG, name: str) -> list[str] | None:
     """Stages from ``name`` to an output, each read by the next one only and in place."""
     chain = [name]
     while chain[-1] not in dag.outputs:
@@ -98,9 +97,9 @@ def _chain_to_output(dag: ComputeDAG, name: str) -> list[str] | None:
     return chain if not dag.consumers[chain[-1]] else None
 
 
-def _axes_of_output(draft: Draft, chain: list[str], step: MinimalFiltering) -> list[str]:
-    """What the axes of ``step`` are called at the end of ``chain``."""
-    names = list(step.axes)
+def axes_of_output(draft: Draft, chain: list[str], axes: tuple[str, ...]) -> list[str]:
+    """What ``axes`` of the first stage are called at the end of ``chain``."""
+    names = list(axes)
     for before, after in pairwise(chain):
         mapping = elementwise_map(draft.current.stage(before), draft.current.stage(after))
         assert mapping is not None

@@ -11,6 +11,7 @@ from schedules.hardware import Hardware
 from search_space.chains import rule_chain
 from search_space.draft import Draft
 from search_space.piecewise import rule_minimal_filtering, rule_piecewise
+from search_space.quartering import rule_quarter_products
 from search_space.rewriting import (
     rule_cache_write,
     rule_inline,
@@ -38,6 +39,7 @@ CPU_RULES = RuleTable(
     rewrites=(
         rule_divide_late,
         rule_minimal_filtering,
+        rule_quarter_products,
         rule_inline,
         rule_reciprocal,
         rule_split_window,
@@ -57,7 +59,7 @@ CPU_RULES = RuleTable(
 RULES: dict[str, RuleTable] = {"cpu": CPU_RULES}
 
 # Rules that change the rounding of results by more than the order of a sum.
-ROUNDING_RULES: tuple[Rule, ...] = (rule_minimal_filtering,)
+ROUNDING_RULES: tuple[Rule, ...] = (rule_minimal_filtering, rule_quarter_products)
 
 
 def rule_table(kind: str, exact: bool = False) -> RuleTable:

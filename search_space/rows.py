@@ -212,7 +212,8 @@ def _simple_nest(
     steps: list[Step] = [Tile(stage.name, axis.name, (Ref(knob.name), lanes))]
     steps += [Tile(stage.name, name, (Ref(knob.name, n),)) for n, name in enumerate(sliding, 1)]
     for name in rows:
-        draft = draft.knob(Knob(f"{stage.name}.rows", ROWS, stage.name), USUAL_ROWS)
+        few = tuple(r for r in ROWS if r[0] * hardware.threads <= work)
+        draft = draft.knob(Knob(f"{stage.name}.rows", few, stage.name), USUAL_ROWS)
         steps.append(Tile(stage.name, name, (Ref(f"{stage.name}.rows"),)))
     steps += [Tile(stage.name, name, (LINE,)) for name in across]
     steps += [

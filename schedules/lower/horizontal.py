@@ -15,7 +15,7 @@ import tvm
 import tvm_ffi
 from tvm import sym, tirx
 
-from schedules.lower.statements import Statement, statement_pass
+from schedules.lower.statements import Statement
 
 Tir: TypeAlias = Any
 
@@ -32,26 +32,37 @@ COMBINE: dict[type, Callable[[Tir, Tir], Tir]] = {
 }
 
 
-def horizontal_reductions() -> tvm.transform.Pass:
-    """The pass, for flat buffers and before loops are vectorised."""
-    return statement_pass(_reduced, "HorizontalReductions")
+def horizontal_reduction(statement: Statement) -> Statement | None:
+    """One store instead of a loop ``acc = acc + x[base + l]``; ``None`` for other statements.
 
-
-def _reduced(statement: Statement) -> Statement | None:
-    """One store instead of a loop ``acc = acc + x[base + l]``; ``None`` for other statements."""
-    if not isinstance(statement, tirx.For) or not isinstance(statement.body, tirx.BufferStore):
+    Where rows of results lie inside the loop, the loop goes inside them: ``x`` is contiguous along
+    the lanes, not along the rows. A rule for flat buffers, before loops are vectorised.
+    """
+    if not isinstance(statement, tirx.For):
         return None
-    store, lanes = statement.body, _vector_lanes(statement.extent)
-    value = store.value
+    body = statement.body
+    if isinstance(body, tirx.BufferStore):
+        return _reduced(statement, body)
+    if not isinstance(body, tirx.For) or not isinstance(body.body, tirx.BufferStore):
+        return None
+    inner = _reduced(statement, body.body)
+    if inner is None or body.kind == tirx.ForKind.PARALLEL:
+        return None
+    return tirx.For(body.loop_var, body.min, body.extent, tirx.ForKind.SERIAL, inner)
+
+
+def _reduced(loop: Statement, store: Statement) -> Statement | None:
+    """``store``, executed once for all lanes that ``loop`` counts."""
+    value, lanes = store.value, _vector_lanes(loop.extent)
     if lanes == 0 or type(value) not in COMBINE:
         return None
-    start = _first_element(statement, value.b)
-    if start is None or not _accumulates(statement, store):
+    start = _first_element(loop, value.b)
+    if start is None or not _accumulates(loop, store):
         return None
     combine = COMBINE[type(value)]
     vectors = [
         tirx.BufferLoad(value.b.source, [tirx.Ramp(start + n, 1, lanes)])
-        for n in range(0, int(statement.extent), lanes)
+        for n in range(0, int(loop.extent), lanes)
     ]
     total = _halved(_balanced(vectors, combine), lanes, combine)
     return tirx.BufferStore(store.buffer, combine(value.a, total), store.indices)

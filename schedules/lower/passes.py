@@ -3,8 +3,8 @@
 Candidates are built by the thousand. Left out are the passes for GPUs, and four that take half of
 the time and find nothing: our loops come simplified, with buffers of the size they need. Common
 subexpressions are left to LLVM, which finds them too, and where TVM has named them first gets
-addresses of long unrolled bodies wrong: windows were up to a quarter slower. Two passes of our
-own write vectors where ``program.py`` writes loops that no annotation describes.
+addresses of long unrolled bodies wrong: windows were up to a quarter slower. A pass of our own
+writes vectors where ``program.py`` writes loops that no annotation describes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
-from schedules.lower.horizontal import horizontal_reductions
-from schedules.lower.transposes import register_transposes
+from schedules.lower.horizontal import horizontal_reduction
+from schedules.lower.statements import statement_pass
+from schedules.lower.transposes import register_transpose
 
 
 def passes() -> tvm.transform.Pass:
@@ -30,8 +31,7 @@ def passes() -> tvm.transform.Pass:
             plain.FlattenBuffer(),
             plain.BF16ComputeLegalize(),
             plain.NarrowDataType(32),
-            register_transposes(),
-            horizontal_reductions(),
+            statement_pass("Registers", register_transpose, horizontal_reduction),
             blocks.LoopPartition(),
             plain.VectorizeLoop(True),
             plain.StorageRewrite(),

@@ -38,7 +38,7 @@ def _fits(buffer: Any) -> bool:
 
 def _pipeline() -> tuple[Any, Any, Any]:
     _, finish_host, finish_device = get_tir_pipeline("s_tir")
-    marking = statement_pass(_kept_on_stack, "KeepOnStack")
+    marking = statement_pass("KeepOnStack", _kept_on_stack)
 
     def finish() -> Any:
         return tvm.ir.transform.Sequential([marking, finish_host()])

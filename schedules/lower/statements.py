@@ -1,4 +1,4 @@
-"""A walk over lowered statements that lets a rule replace some of them.
+"""A walk over lowered statements that lets rules replace some of them.
 
 What the passes of our own share. TVM's visitors reach every expression; these rules look at loops
 and allocations only, and candidates are built by the thousand.
@@ -16,45 +16,51 @@ Statement: TypeAlias = Any
 Rule: TypeAlias = Callable[[Statement], Statement | None]
 
 
-def replaced(statement: Statement, rule: Rule) -> Statement:
-    """``statement`` with the outermost parts that ``rule`` has something for replaced by it."""
-    found = rule(statement)
-    if found is not None:
-        return found
+def replaced(statement: Statement, *rules: Rule) -> Statement:
+    """``statement`` with the outermost parts replaced by what the first rule makes of them.
+
+    A rule gives ``None`` for what it leaves alone.
+    """
+    for rule in rules:
+        found = rule(statement)
+        if found is not None:
+            return found
     match statement:
         case tirx.SeqStmt():
-            return tirx.SeqStmt([replaced(s, rule) for s in statement.seq])
+            old = list(statement.seq)
+            new = [replaced(s, *rules) for s in old]
+            return statement if all(map(_same, old, new)) else tirx.SeqStmt(new)
         case tirx.For():
-            return with_body(statement, replaced(statement.body, rule))
+            body = replaced(statement.body, *rules)
+            return statement if _same(statement.body, body) else _around(statement, body)
         case tirx.AttrStmt():
-            body = replaced(statement.body, rule)
+            body = replaced(statement.body, *rules)
             return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, body)
         case tirx.IfThenElse():
             other = statement.else_case
-            other = None if other is None else replaced(other, rule)
-            return tirx.IfThenElse(statement.condition, replaced(statement.then_case, rule), other)
+            other = None if other is None else replaced(other, *rules)
+            then = replaced(statement.then_case, *rules)
+            return tirx.IfThenElse(statement.condition, then, other)
         case _:
             return statement
 
 
-def with_body(loop: Statement, body: Statement) -> Statement:
-    """``loop`` around another body."""
-    return tirx.For(
-        loop.loop_var,
-        loop.min,
-        loop.extent,
-        loop.kind,
-        body,
-        loop.thread_binding,
-        loop.annotations,
-    )
+def _same(old: Statement, new: Statement) -> bool:
+    return bool(old.same_as(new))
 
 
-def statement_pass(rule: Rule, name: str) -> tvm.transform.Pass:
-    """The rule as a pass over functions."""
+def _around(loop: Statement, body: Statement) -> Statement:
+    binding, notes = loop.thread_binding, loop.annotations
+    return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, binding, notes)
+
+
+def statement_pass(name: str, *rules: Rule) -> tvm.transform.Pass:
+    """The rules as a pass over functions."""
 
     def change(function: Any, module: Any, context: Any) -> Any:
-        body = replaced(function.body, rule)
+        body = replaced(function.body, *rules)
+        if _same(function.body, body):
+            return function
         return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs)
 
     return tirx.transform.prim_func_pass(change, opt_level=0, name=f"ansor_lite.{name}")

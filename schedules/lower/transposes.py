@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import tvm
 from tvm import sym, tirx
 
-from schedules.lower.statements import Statement, statement_pass
+from schedules.lower.statements import Statement
 
 Tir: TypeAlias = Any
 
@@ -50,13 +50,11 @@ class Transpose:
     store: Statement
 
 
-def register_transposes() -> tvm.transform.Pass:
-    """The pass, for flat buffers and before loops are vectorised."""
-    return statement_pass(_in_registers, "RegisterTransposes")
+def register_transpose(statement: Statement) -> Statement | None:
+    """The nest of a transposing copy, by squares; ``None`` for other statements.
 
-
-def _in_registers(statement: Statement) -> Statement | None:
-    """The nest of a transposing copy, by squares; ``None`` for other statements."""
+    A rule for flat buffers, before loops are vectorised.
+    """
     loops, store = _copying_nest(statement)
     found = None if store is None else _transpose(loops, store)
     if found is None:

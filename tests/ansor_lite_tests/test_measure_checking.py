@@ -42,6 +42,20 @@ def test_an_element_that_is_never_written_is_wrong() -> None:
     assert "never written" in checking.wrong(half)
 
 
+def test_long_references_are_of_some_rows_and_all_must_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ansor_lite.measure.checking.MOST_FLOP", scaled().flop / 4)
+    sampling = Checking(scaled(), TARGET)
+    (whole,) = Checking(scaled(), TARGET)._outputs(program(scaled()), scaled().dag)
+    assert sampling.expected[0].size < whole.size
+    assert sampling.wrong(program(scaled())) == ""
+    off = elementwise(Call("add", (at("x"), at("w")), F32))
+    assert sampling.wrong(program(off)).startswith("y: off by ")
+    nothing = Program(scaled(), lambda x, w, y: None, {})
+    assert "never written" in sampling.wrong(nothing)
+
+
 def test_roots_are_checked_on_positive_inputs() -> None:
     root = elementwise(Call("sqrt", (at("x"),), F32))
     checking = Checking(root, TARGET)

@@ -238,8 +238,13 @@ def _compare(
 
 
 def _predicted_loops(stage: StageNest, n: int) -> list[tuple[str, int, str]]:
+    """A loop that fetches ahead is a serial one with hints inside."""
     return [
-        (f"{x.axis}.{x.level}".replace(".", "_"), int(x.extent[n]), x.annotation)
+        (
+            f"{x.axis}.{x.level}".replace(".", "_"),
+            int(x.extent[n]),
+            "serial" if x.annotation == "prefetch" else x.annotation,
+        )
         for x in stage.loops
         if int(x.extent[n]) > 1
     ]

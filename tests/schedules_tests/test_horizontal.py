@@ -14,9 +14,9 @@ from ansor_lite.target import native
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Call, Const, Expr, Read
 from schedules.lower import PIPELINE, lower
-from schedules.lower.horizontal import horizontal_reductions
-from schedules.lower.statements import replaced
-from schedules.steps import SplitReduction, Tile
+from schedules.lower.horizontal import horizontal_reduction
+from schedules.lower.statements import replaced, statement_pass
+from schedules.steps import Annotate, Reorder, SplitReduction, Step, Tile
 
 F = "float32"
 
@@ -28,13 +28,13 @@ def _rows(lanes: int, combiner: str = "sum", column: Expr | None = None) -> Comp
     return ComputeDAG((Tensor("x", (3, 400), F),), (total,), ("s",))
 
 
-def _loops(dag: ComputeDAG) -> list[int]:
+def _loops(dag: ComputeDAG, steps: tuple[Step, ...] = ()) -> list[int]:
     """Extents of the loops that the pass leaves."""
-    module = tvm.IRModule({"main": lower(dag, (), HARDWARE).func})
+    module = tvm.IRModule({"main": lower(dag, steps, HARDWARE).func})
     plain = tirx.transform
     blocks = tvm.s_tir.transform
     lowering = [blocks.ConvertBlocksToOpaque(), blocks.LowerOpaqueBlock(), plain.FlattenBuffer()]
-    module = tvm.transform.Sequential([*lowering, horizontal_reductions()])(module)
+    module = tvm.transform.Sequential([*lowering, statement_pass("", horizontal_reduction)])(module)
     found: list[int] = []
 
     def note(statement: Any) -> None:
@@ -71,11 +71,21 @@ def test_a_loop_stays_where_its_elements_are_computed_first() -> None:
     assert _loops(dag) == [3, 16]
 
 
-def test_a_loop_stays_where_results_lie_inside_it() -> None:
-    axes = (IterAxis("k", 16, REDUCE), IterAxis("i", 3))
+def test_rows_of_results_go_around_their_lanes() -> None:
+    """What the rows read is not contiguous along them, whatever order the loops are in."""
+    axes = (IterAxis("k", 16, REDUCE), IterAxis("i", 5))
     total = Stage("s", axes, Read("x", (Axis("i"), Axis("k")), F), F, "sum")
-    dag = ComputeDAG((Tensor("x", (3, 400), F),), (total,), ("s",))
-    assert 16 in _loops(dag)
+    dag = ComputeDAG((Tensor("x", (5, 400), F),), (total,), ("s",))
+    steps = (Reorder("s", ("k.0", "i.0")), Annotate("s", ("i.0",), "vectorize"))
+    assert _loops(dag, steps) == [5, 5]
+    assert Case(dag, HARDWARE).error(steps) < 1e-5
+
+
+def test_a_loop_stays_where_vectors_of_results_lie_inside_it() -> None:
+    axes = (IterAxis("k", 16, REDUCE), IterAxis("i", 5))
+    total = Stage("s", axes, Read("x", (Axis("k"), Axis("i")), F), F, "sum")
+    dag = ComputeDAG((Tensor("x", (16, 400), F),), (total,), ("s",))
+    assert 16 in _loops(dag, (Reorder("s", ("k.0", "i.0")),))
 
 
 @pytest.mark.parametrize("lanes", (16, 64))

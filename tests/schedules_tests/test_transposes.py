@@ -13,8 +13,8 @@ from tvm import tirx
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Call, Const, Expr, Read
 from schedules.lower import lower
-from schedules.lower.statements import replaced
-from schedules.lower.transposes import register_transposes
+from schedules.lower.statements import replaced, statement_pass
+from schedules.lower.transposes import register_transpose
 from schedules.steps import Annotate, Pack, Reorder, Step, Tile
 
 F = "float32"
@@ -33,7 +33,7 @@ def _squares(dag: ComputeDAG, steps: tuple[Step, ...] = ()) -> set[int]:
     plain, blocks = tirx.transform, tvm.s_tir.transform
     passes = [blocks.ConvertBlocksToOpaque(), blocks.LowerOpaqueBlock(), plain.FlattenBuffer()]
     module = tvm.IRModule({"main": lower(dag, steps, HARDWARE).func})
-    module = tvm.transform.Sequential([*passes, register_transposes()])(module)
+    module = tvm.transform.Sequential([*passes, statement_pass("", register_transpose)])(module)
     found: set[int] = set()
 
     def note(statement: Any) -> None:

@@ -50,6 +50,13 @@ def test_rows_that_fill_the_machine_are_fused() -> None:
         assert not all(fused), names
 
 
+@pytest.mark.parametrize(("rows", "most"), [(2, 1), (5, 2), (64, 8)])
+def test_every_thread_has_rows(rows: int, most: int) -> None:
+    sketch = generate_sketches(w.softmax(rows, 128).dag, HARDWARE)[0]
+    (knob,) = (knob for knob in sketch.knobs if knob.name.endswith(".rows"))
+    assert max(knob.choices) == (most,)
+
+
 def test_neighbours_are_added_one_row_after_the_other() -> None:
     """Vectors of one element of several rows would be gathered."""
     for sketch in generate_sketches(w.layer_norm(64, 256).dag, HARDWARE):

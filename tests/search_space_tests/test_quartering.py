@@ -1,0 +1,47 @@
+"""Products by quarters are tried where the additions are few beside what is saved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from built import Case
+from small_tasks import HARDWARE
+
+from ansor_lite import workloads
+from schedules.dag import ComputeDAG
+from schedules.nest import effective_steps
+from schedules.steps import QuarterProducts
+from search_space.sketch_generation import generate_sketches
+
+
+def _matmul(m: int, n: int, k: int) -> ComputeDAG:
+    return workloads.matmul(m, n, k, bias=True, activation="gelu", residual=True).dag
+
+
+def _quartered(dag: ComputeDAG, exact: bool = False) -> list[str]:
+    sketches = generate_sketches(dag, HARDWARE, exact=exact)
+    return [s.name for s in sketches if any(isinstance(x, QuarterProducts) for x in s.steps)]
+
+
+def test_a_branch_beside_the_plain_product() -> None:
+    dag = _matmul(64, 320, 384)
+    assert "quarters/tail" in _quartered(dag)
+    assert len(_quartered(dag)) < len(generate_sketches(dag, HARDWARE))
+
+
+@pytest.mark.parametrize("sizes", [(32, 320, 384), (64, 128, 384), (64, 320, 96), (65, 320, 384)])
+def test_refuses_because_it_cannot_pay_or_is_odd(sizes: tuple[int, int, int]) -> None:
+    assert not _quartered(_matmul(*sizes))
+
+
+def test_refuses_because_results_are_to_be_exact() -> None:
+    assert not _quartered(_matmul(64, 320, 384), exact=True)
+
+
+def test_programs_are_right() -> None:
+    dag = _matmul(64, 320, 384)
+    case, rng = Case(dag, HARDWARE), np.random.default_rng(0)
+    for sketch in generate_sketches(dag, HARDWARE):
+        if "quarters" in sketch.name.split("/"):
+            (row,) = sketch.random(1, rng)
+            assert case.error(effective_steps(sketch, row)) < 1e-5
