@@ -8,7 +8,7 @@ test compares the two.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from schedules.footprint import (
 )
 from schedules.plan import Access, Plan, StagePlan
 from schedules.program_nest import AccessNest, LoopNest, ProgramNest, StageNest
+from schedules.regions import Region, check_stored
 from schedules.sketch import Choices, Sketch
 from schedules.steps import Pack, Step, Tile
 
@@ -50,21 +51,6 @@ def follow(sketch: Sketch, choices: Choices) -> ProgramNest:
     divide it for some candidate.
     """
     return Follower(sketch, choices).program()
-
-
-@dataclass(frozen=True)
-class Region:
-    """Where one dimension of a computed-at stage starts and how much of it is needed.
-
-    The start is ``constant + sum(coefficient * start of (stage, axis))``; ``extent [N, p + 1]`` is
-    the extent needed at every depth up to the attach point. A ``clamped`` start is kept inside the
-    tensor because a guarded read may ask for more.
-    """
-
-    terms: tuple[tuple[tuple[str, str], int], ...]
-    constant: int
-    extent: Ints
-    clamped: bool
 
 
 class Follower:
@@ -180,11 +166,14 @@ class Follower:
 
     def _regions(self, plan: StagePlan) -> tuple[Region, ...]:
         consumers = [self.plan.by_name[c] for c in self.plan.dag.consumers[plan.name]]
-        reads = [(c, a) for c in consumers for a in c.accesses if a.tensor == plan.name]
-        return tuple(
+        inside = [c for c in consumers if c.is_inside(plan.chain[: plan.depth])]
+        reads = [(c, a) for c in inside for a in c.accesses if a.tensor == plan.name]
+        regions = tuple(
             self._region(plan, dimension, extent, reads)
             for dimension, extent in enumerate(plan.stage.shape)
         )
+        check_stored(self, plan, regions)
+        return regions
 
     def _region(
         self,
@@ -325,14 +314,14 @@ class Follower:
             count_operations(stage),
             "float" in stage.dtype,
             allocated,
-            plan.depth,
+            plan.stored,
         )
 
     def stored_shape(self, tensor: str) -> list[Ints]:
         """Extents of the buffer that holds ``tensor``, ``[N]`` per dimension."""
         plan = self.plan.by_name.get(tensor)
         if plan is not None and plan.attached is not None:
-            return [r.extent[:, -1] for r in self.regions[tensor]]
+            return [r.extent[:, plan.stored] for r in self.regions[tensor]]
         shape = self.plan.dag.shape_of(tensor)
         return [np.full(self.n, s, dtype=np.int64) for s in shape]
 
@@ -397,7 +386,7 @@ class Follower:
         if owner is None or owner.attached is None:
             return 0
         region = self.regions[tensor][dimension]
-        return owner.depth if region.terms and not region.clamped else 0
+        return owner.stored if region.terms and not region.clamped else 0
 
     def _lagging(self, tensor: str, dimension: int) -> int:
         """Number of outer loops that a buffer moves with unless a guard keeps it in its tensor."""

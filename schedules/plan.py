@@ -26,6 +26,7 @@ from schedules.steps import (
     Reorder,
     Scope,
     Step,
+    StoreAt,
     Tile,
 )
 
@@ -71,6 +72,7 @@ class StagePlan:
     annotations: dict[str, str]
     attached: tuple[str, int] | None  # (target stage, own loops of the target outside)
     chain: tuple[Loop, ...]  # all loops around the body, outermost first
+    stored: int  # number of chain loops outside the storage; no more than ``depth``
     scope: str
     packs: tuple[Pack, ...]
     limits: tuple[Limit, ...]
@@ -84,6 +86,10 @@ class StagePlan:
     def depth(self) -> int:
         """Number of chain loops that belong to other stages."""
         return len(self.chain) - len(self.loops)
+
+    def is_inside(self, loops: tuple[Loop, ...]) -> bool:
+        """Whether all of ``loops`` are around the stage."""
+        return self.chain[: len(loops)] == loops
 
     @property
     def parallel(self) -> int:
@@ -129,6 +135,7 @@ class _Draft:
     order: tuple[str, ...] | None = None
     annotations: dict[str, str] = field(default_factory=dict)
     at: tuple[str, str] | None = None
+    store: tuple[str, str] | None = None
     scope: str = "global"
     packs: list[Pack] = field(default_factory=list)
     limits: list[Limit] = field(default_factory=list)
@@ -184,6 +191,8 @@ def _note(draft: _Draft, step: Step) -> None:
             draft.order = step.loops
         case ComputeAt():
             draft.at = (step.target, step.loop)
+        case StoreAt():
+            draft.store = (step.target, step.loop)
         case Annotate():
             draft.annotations |= dict.fromkeys(step.loops, step.kind)
         case Scope():
@@ -199,7 +208,7 @@ def _stage_plan(
 ) -> StagePlan:
     draft = drafts[stage.name]
     loops = _own_loops(stage, draft)
-    attached, outer = _attachment(dag, stage, draft, plans)
+    attached, outer, stored = _attachment(dag, stage, draft, plans)
     plan = StagePlan(
         stage,
         draft.factors,
@@ -207,6 +216,7 @@ def _stage_plan(
         draft.annotations,
         attached,
         (*outer, *loops),
+        stored,
         draft.scope,
         tuple(draft.packs),
         tuple(draft.limits),
@@ -245,29 +255,77 @@ def _own_loops(stage: Stage, draft: _Draft) -> tuple[Loop, ...]:
 
 def _attachment(
     dag: ComputeDAG, stage: Stage, draft: _Draft, plans: dict[str, StagePlan]
-) -> tuple[tuple[str, int] | None, tuple[Loop, ...]]:
+) -> tuple[tuple[str, int] | None, tuple[Loop, ...], int]:
+    """Where a stage is computed, the loops around it, and how many are around its tensor."""
     if draft.at is None:
-        return None, ()
-    target_name, loop_name = draft.at
+        if draft.store is not None:
+            raise ScheduleError(f"store_at of {stage.name!r}: it is not computed at a loop")
+        return None, (), 0
     what = f"compute_at of {stage.name!r}"
-    target = plans.get(target_name)
-    if target is None:
-        raise ScheduleError(f"{what}: {target_name!r} is no later stage")
     if stage.name in dag.outputs:
         raise ScheduleError(f"{what}: it is an output")
-    names = [loop.name for loop in target.loops]
-    if loop_name not in names:
-        raise ScheduleError(f"{what}: {target_name!r} has no loop {loop_name!r}")
-    outside = names.index(loop_name) + 1
-    if outside < target.parallel:
-        raise ScheduleError(f"{what}: loop {loop_name!r} is fused with the next one")
-    if any(target.annotations.get(n) in ("vectorize", "unroll") for n in names[:outside]):
-        raise ScheduleError(f"{what}: loop {loop_name!r} is inside a vectorized or unrolled loop")
+    target, outside = _place(what, draft.at, plans)
     prefix = target.chain[: target.depth + outside]
-    for consumer in dag.consumers[stage.name]:
-        if plans[consumer].chain[: len(prefix)] != prefix:
-            raise ScheduleError(f"{what}: consumer {consumer!r} is outside {loop_name!r}")
-    return (target_name, outside), prefix
+    stored = _stored(stage, draft.store, prefix, plans)
+    for consumer in (plans[name] for name in dag.consumers[stage.name]):
+        if consumer.is_inside(prefix):
+            continue
+        if draft.store is None or not consumer.is_inside(prefix[:stored]):
+            loop = draft.at[1] if draft.store is None else draft.store[1]
+            raise ScheduleError(f"{what}: consumer {consumer.name!r} is outside {loop!r}")
+        if not _runs_after(dag, plans, consumer, prefix):
+            raise ScheduleError(f"{what}: consumer {consumer.name!r} runs before {draft.at[1]!r}")
+    return (target.name, outside), prefix, stored
+
+
+def _place(what: str, at: tuple[str, str], plans: dict[str, StagePlan]) -> tuple[StagePlan, int]:
+    """The stage that has the loop, and how many of its own loops end with it."""
+    target = plans.get(at[0])
+    if target is None:
+        raise ScheduleError(f"{what}: {at[0]!r} is no later stage")
+    names = [loop.name for loop in target.loops]
+    if at[1] not in names:
+        raise ScheduleError(f"{what}: {at[0]!r} has no loop {at[1]!r}")
+    outside = names.index(at[1]) + 1
+    if outside < target.parallel:
+        raise ScheduleError(f"{what}: loop {at[1]!r} is fused with the next one")
+    if any(target.annotations.get(n) in ("vectorize", "unroll") for n in names[:outside]):
+        raise ScheduleError(f"{what}: loop {at[1]!r} is inside a vectorized or unrolled loop")
+    return target, outside
+
+
+def _stored(
+    stage: Stage,
+    store: tuple[str, str] | None,
+    prefix: tuple[Loop, ...],
+    plans: dict[str, StagePlan],
+) -> int:
+    """How many of the loops around a stage are around its tensor."""
+    if store is None:
+        return len(prefix)
+    what = f"store_at of {stage.name!r}"
+    target, outside = _place(what, store, plans)
+    around = target.chain[: target.depth + outside]
+    if prefix[: len(around)] != around:
+        raise ScheduleError(f"{what}: it is not computed inside {store[1]!r} of {store[0]!r}")
+    return len(around)
+
+
+def _runs_after(
+    dag: ComputeDAG, plans: dict[str, StagePlan], reader: StagePlan, prefix: tuple[Loop, ...]
+) -> bool:
+    """Whether ``reader`` runs after the loops ``prefix``, of which it has the first ones only.
+
+    At one place, stages run in the order of the DAG, and the loops of the stage around them last.
+    """
+    shared = 0
+    while reader.chain[shared : shared + 1] == prefix[shared : shared + 1]:
+        shared += 1
+    around = prefix[shared - 1].stage
+    first = prefix[shared].stage
+    then = reader.chain[shared].stage if shared < len(reader.chain) else reader.name
+    order = [s.name for s in dag.stages]
+    return first != around and order.index(then) > order.index(first)
 
 
 def _check_annotations(plan: StagePlan) -> None:

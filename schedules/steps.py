@@ -211,6 +211,19 @@ class ComputeAt:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreAt:
+    """Keep what all iterations inside ``loop`` of ``target`` compute of ``stage`` (Halide's
+    ``store_at``, PLDI'13).
+
+    ``stage`` is computed further inside; those who run after the loops in between may read it.
+    """
+
+    stage: str
+    target: str
+    loop: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pack:
     """Copy what ``stage`` reads of ``tensor`` into the order its loops read it.
 
@@ -274,6 +287,7 @@ Step: TypeAlias = (
     | Tile
     | Reorder
     | ComputeAt
+    | StoreAt
     | Pack
     | Annotate
     | Scope
@@ -313,6 +327,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "tile": Tile,
     "reorder": Reorder,
     "compute_at": ComputeAt,
+    "store_at": StoreAt,
     "pack": Pack,
     "annotate": Annotate,
     "scope": Scope,

@@ -105,7 +105,11 @@ class _Writer:
 
     def stage(self, plan: StagePlan, depth: int) -> None:
         scope = "" if plan.scope == "global" else f" in {plan.scope}"
-        self.line(depth, f"# {plan.name}{scope}")
+        kept = ""
+        if plan.stored < plan.depth:
+            loop = plan.chain[plan.stored - 1]
+            kept = f", kept in {loop.name} of {loop.stage}"
+        self.line(depth, f"# {plan.name}{scope}{kept}")
         for position, loop in enumerate(plan.loops):
             depth = self.loop(plan, loop, depth)
             self.computed_here(plan, position + 1, depth)

@@ -68,11 +68,17 @@ class Positions:
         return self.region_start(stage, dimension)
 
     def region_start(self, stage: StagePlan, dimension: int) -> Linear:
-        """Where the buffer of a computed-at stage starts in ``dimension``."""
+        """Where what is computed of a computed-at stage starts in ``dimension``."""
         region = self.follower.regions[stage.name][dimension]
         if region.clamped:
             return Linear(((Clamp(stage.name, dimension), 1),), 0)
         return self.wanted_start(stage, dimension)
+
+    def stored_start(self, stage: StagePlan, dimension: int) -> Linear:
+        """Where the buffer of a computed-at stage starts in ``dimension``."""
+        start = self.region_start(stage, dimension)
+        inside = stage.chain[stage.stored : stage.depth]
+        return Linear(tuple(t for t in start.terms if t[0] not in inside), start.constant)
 
     def wanted_start(self, stage: StagePlan, dimension: int) -> Linear:
         """The start before clamping."""

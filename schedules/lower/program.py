@@ -164,7 +164,8 @@ class _Program:
         operands = (self.plan.by_name.get(a.tensor) for a in stage.accesses)
         if not any(o is not None and o.scope == stage.scope for o in operands):
             return False
-        return any(self.positions.is_ragged(loop) for loop in stage.loops)
+        kept = stage.stored < stage.depth
+        return kept or any(self.positions.is_ragged(loop) for loop in stage.loops)
 
     def _parallel(self, loops: list[Loop], body: Callable[[], tirx.Stmt]) -> tirx.Stmt:
         """``loops`` fused into one parallel loop; the thread pool refuses nested ones."""
@@ -379,7 +380,7 @@ class _Program:
         owner = self.plan.by_name.get(tensor)
         if owner is None or owner.attached is None:
             return index
-        return index.plus(self.positions.region_start(owner, dimension), -1)
+        return index.plus(self.positions.stored_start(owner, dimension), -1)
 
     def _read(self, stage: StagePlan, read: Read) -> Any:
         packed = self.packed.get((stage.name, read.tensor))
@@ -410,7 +411,7 @@ class _Program:
         owner = self.plan.by_name.get(access.tensor)
         if owner is None or owner.attached is None:
             return value
-        return value - self._tir(self.positions.region_start(owner, dimension))
+        return value - self._tir(self.positions.stored_start(owner, dimension))
 
     def _tir(self, linear: Linear) -> Any:
         value = self.positions.evaluate(linear, self.values.__getitem__, tirx.min, tirx.max)

@@ -265,15 +265,14 @@ def _actual_loops(statement: Statement) -> list[tuple[str, int, str]]:
 
 
 def _reduces(stage: StageNest) -> bool:
-    return any(x.kind == "reduce" for x in stage.loops[stage.allocated_at :])
+    return any(x.kind == "reduce" for x in stage.loops if x.stage == stage.stage)
 
 
 def _compare_initialisation(stage: StageNest, n: int, statements: list[Statement]) -> Iterator[str]:
     if len(statements) != int(_reduces(stage)):
         yield f"{stage.stage}: {len(statements)} initialisations"
         return
-    own = stage.loops[stage.allocated_at :]
-    kept = [*stage.loops[: stage.allocated_at], *(x for x in own if x.kind != "reduce")]
+    kept = [x for x in stage.loops if x.stage != stage.stage or x.kind != "reduce"]
     for statement in statements:
         wanted = [int(x.extent[n]) for x in kept if int(x.extent[n]) > 1]
         actual = int(np.prod([x.extent for x in statement.loops]))

@@ -23,6 +23,7 @@ from schedules.steps import (
     Scope,
     SplitReduction,
     Step,
+    StoreAt,
     Tile,
 )
 
@@ -93,6 +94,9 @@ def _places(
     if targets and rng.random() < 0.6:
         target = _pick(targets, rng)
         steps.append(ComputeAt(stage.name, target, _pick(loops[target], rng)))
+    if steps and later and rng.random() < 0.4:
+        around = _pick([s.name for s in later], rng)
+        steps.append(StoreAt(stage.name, around, _pick(loops[around], rng)))
     tensors = [read.tensor for read in stage.reads()]
     if tensors and rng.random() < 0.25:
         tensor = _pick(tensors, rng)
@@ -131,9 +135,12 @@ def _legal(
     for stage in dag.stages:
         mine = [s for s in orders if s.stage == stage.name]
         kept += mine if _follows(dag, [*kept, *mine]) else []
-    for step in steps:
-        if not isinstance(step, (Tile, Reorder)) and _follows(dag, [*kept, step]):
-            kept.append(step)
+    for number, step in enumerate(steps):
+        # A place may be legal for what is kept elsewhere only.
+        for more in ([step], steps[number : number + 2]):
+            if not isinstance(step, (Tile, Reorder)) and _follows(dag, [*kept, *more]):
+                kept += [s for s in more if s not in kept]
+                break
     return (*rewrites, *kept)
 
 
