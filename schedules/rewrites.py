@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from schedules.chunks import chunk
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
@@ -20,6 +21,7 @@ from schedules.quarters import constant_quarters, quarter_products
 from schedules.reciprocals import reciprocal
 from schedules.steps import (
     CacheWrite,
+    Chunk,
     CopyRead,
     DivideLate,
     Inline,
@@ -260,6 +262,7 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     MinimalFiltering: minimal_filtering,
     QuarterProducts: quarter_products,
     DivideLate: divide_late,
+    Chunk: chunk,
     Reciprocal: reciprocal,
     CopyRead: copy_read,
     Permute: permute,

@@ -107,6 +107,20 @@ class DivideLate:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """Let ``stage`` add exponentials along ``axis`` by chunks of ``length``. See ``chunks.py``.
+
+    ``s[d] = sum_j exp(x[j] - max x) * v[j, d]``  ->  with ``j = c * length + l``:
+    ``m.part[c] = max_l x[c, l]; s.part[c, d] = sum_l exp(x[c, l] - m.part[c]) * v[j, d];``
+    ``m.weight[c] = exp(m.part[c] - max_c m.part); s[d] = sum_c m.weight[c] * s.part[c, d]``
+    """
+
+    stage: str
+    axis: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reciprocal:
     """Let ``stage`` multiply where it divides by what stays the same along ``axis``.
 
@@ -279,6 +293,7 @@ Step: TypeAlias = (
     | MinimalFiltering
     | QuarterProducts
     | DivideLate
+    | Chunk
     | Reciprocal
     | CopyRead
     | Permute
@@ -301,6 +316,7 @@ REWRITES = (
     MinimalFiltering,
     QuarterProducts,
     DivideLate,
+    Chunk,
     Reciprocal,
     CopyRead,
     Permute,
@@ -319,6 +335,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "minimal_filtering": MinimalFiltering,
     "quarter_products": QuarterProducts,
     "divide_late": DivideLate,
+    "chunk": Chunk,
     "reciprocal": Reciprocal,
     "copy_read": CopyRead,
     "permute": Permute,
