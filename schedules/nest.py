@@ -183,6 +183,10 @@ class Follower:
         reads: list[tuple[StagePlan, Access]],
     ) -> Region:
         whole = table(self.n, plan.depth + 1, extent)
+        if plan.along and plan.attached is not None:
+            place = (plan.attached[0], plan.along[dimension])
+            span = self.spans[place[0]][place[1]][:, : plan.depth + 1]
+            return Region(((place, 1),), 0, np.minimum(span, whole), False)
         linear: dict[tuple[tuple[tuple[str, str], int], ...], None] = {}
         low: list[int] = []
         high: list[Ints] = []

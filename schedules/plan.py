@@ -73,6 +73,7 @@ class StagePlan:
     attached: tuple[str, int] | None  # (target stage, own loops of the target outside)
     chain: tuple[Loop, ...]  # all loops around the body, outermost first
     stored: int  # number of chain loops outside the storage; no more than ``depth``
+    along: tuple[str, ...]  # axes of the target that a stage goes along with, if no reader does
     scope: str
     packs: tuple[Pack, ...]
     limits: tuple[Limit, ...]
@@ -136,6 +137,7 @@ class _Draft:
     annotations: dict[str, str] = field(default_factory=dict)
     at: tuple[str, str] | None = None
     store: tuple[str, str] | None = None
+    along: tuple[str, ...] = ()
     scope: str = "global"
     packs: list[Pack] = field(default_factory=list)
     limits: list[Limit] = field(default_factory=list)
@@ -192,7 +194,7 @@ def _note(draft: _Draft, step: Step) -> None:
         case ComputeAt():
             draft.at = (step.target, step.loop)
         case StoreAt():
-            draft.store = (step.target, step.loop)
+            draft.store, draft.along = (step.target, step.loop), step.axes
         case Annotate():
             draft.annotations |= dict.fromkeys(step.loops, step.kind)
         case Scope():
@@ -217,6 +219,7 @@ def _stage_plan(
         attached,
         (*outer, *loops),
         stored,
+        draft.along,
         draft.scope,
         tuple(draft.packs),
         tuple(draft.limits),
@@ -275,7 +278,27 @@ def _attachment(
             raise ScheduleError(f"{what}: consumer {consumer.name!r} is outside {loop!r}")
         if not _runs_after(dag, plans, consumer, prefix):
             raise ScheduleError(f"{what}: consumer {consumer.name!r} runs before {draft.at[1]!r}")
+    _check_along(stage, draft, target, [plans[c].chain for c in dag.consumers[stage.name]], prefix)
     return (target.name, outside), prefix, stored
+
+
+def _check_along(
+    stage: Stage,
+    draft: _Draft,
+    target: StagePlan,
+    readers: list[tuple[Loop, ...]],
+    prefix: tuple[Loop, ...],
+) -> None:
+    """Without a reader inside the loops, axes of the target say what is computed there."""
+    if not draft.along:
+        return
+    what = f"store_at of {stage.name!r}"
+    if any(chain[: len(prefix)] == prefix for chain in readers):
+        raise ScheduleError(f"{what}: a reader says what is computed, so no axes may")
+    if not set(draft.along) <= {a.name for a in target.stage.axes}:
+        raise ScheduleError(f"{what}: {list(draft.along)} are no axes of {target.name!r}")
+    if len(draft.along) != len(stage.spatial):
+        raise ScheduleError(f"{what}: {list(draft.along)} is not an axis for every dimension")
 
 
 def _place(what: str, at: tuple[str, str], plans: dict[str, StagePlan]) -> tuple[StagePlan, int]:

@@ -28,7 +28,8 @@ def knobs_of(plan: Plan) -> dict[str, frozenset[str]]:
         stage = plan.by_name.get(name)
         if stage is None or stage.attached is None:
             return frozenset()
-        return frozenset().union(*(spans(c, depth) for c in plan.dag.consumers[name]))
+        readers = (*plan.dag.consumers[name], *((stage.attached[0],) if stage.along else ()))
+        return frozenset().union(*(spans(c, depth) for c in readers))
 
     @cache
     def chain(name: str) -> frozenset[str]:

@@ -230,11 +230,14 @@ class StoreAt:
     ``store_at``, PLDI'13).
 
     ``stage`` is computed further inside; those who run after the loops in between may read it.
+    If all readers do, ``axes`` says what is computed when: for every dimension of ``stage`` the axis
+    that it goes along with, of the stage inside which it is computed.
     """
 
     stage: str
     target: str
     loop: str
+    axes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from schedules.dag import Stage
 from schedules.hardware import Hardware
 from search_space.chains import rule_chain
+from search_space.chunked_rows import rule_chunk, rule_chunked_rows
 from search_space.draft import Draft
 from search_space.piecewise import rule_minimal_filtering, rule_piecewise
 from search_space.quartering import rule_quarter_products
@@ -38,6 +39,7 @@ class RuleTable:
 CPU_RULES = RuleTable(
     rewrites=(
         rule_divide_late,
+        rule_chunk,
         rule_minimal_filtering,
         rule_quarter_products,
         rule_inline,
@@ -49,6 +51,7 @@ CPU_RULES = RuleTable(
     ),
     placements=(
         rule_piecewise,
+        rule_chunked_rows,
         rule_row_blocks,
         rule_chain,
         rule_tile_with_consumer,

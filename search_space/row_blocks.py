@@ -9,7 +9,7 @@ Read ``chains.py`` first; separate because there nothing stands between two accu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schedules.dag import IterAxis, Stage
 from schedules.expr import Axis, Read
@@ -133,7 +133,7 @@ def rule_row_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Dra
     draft, place = _outer(draft, block, hardware)
     for inner in draft.pending:
         if inner.name in block.rows and inner.name not in draft.placed:
-            draft = _placed(draft, draft.current.stage(inner.name), place, hardware)
+            draft = placed(draft, draft.current.stage(inner.name), place, place, hardware)
     limits = [
         Limit(name, mask.axis, mask.row, mask.beyond)
         for name, mask in masks(draft.current).items()
@@ -152,7 +152,7 @@ def _block(draft: Draft, stage: Stage, hardware: Hardware) -> _Block | None:
         readers = draft.current.consumers[candidate.name]
         if candidate.name in rows or not readers or not set(readers) <= rows.keys():
             continue
-        axis = _followed(draft, candidate, rows)
+        axis = read_at(draft, candidate, rows)
         if axis is not None and candidate.name not in draft.current.outputs:
             rows[candidate.name] = axis
     inside = [draft.current.stage(n) for n in rows if n not in (pair.accumulate.name, stage.name)]
@@ -171,10 +171,12 @@ def _in_vectors(stage: Stage) -> bool:
     return all(is_contiguous_along(a, last) for a in stage_accesses(stage) if moves_with(a, last))
 
 
-def _followed(draft: Draft, stage: Stage, rows: dict[str, str]) -> str | None:
-    """The axis of ``stage`` that its readers read at their row, if all do."""
+def read_at(draft: Draft, stage: Stage, rows: dict[str, str]) -> str | None:
+    """The axis of ``stage`` that its readers among ``rows`` read at their row, if all do."""
     found: set[str] = set()
     for reader in draft.current.consumers[stage.name]:
+        if reader not in rows:
+            continue
         for read in draft.current.stage(reader).reads():
             if read.tensor != stage.name:
                 continue
@@ -220,7 +222,7 @@ def _block_knobs(draft: Draft, block: _Block, hardware: Hardware) -> tuple[Draft
     choices = [
         (*tile, -(-size // tile[at]))
         for tile in draft.choices(name)
-        for size in _block_sizes(extent, pair.lanes)
+        for size in block_sizes(extent, pair.lanes)
     ]
     kept = _least_waste(choices, at, extent, pair.lanes)
     distance = [(c[:-1] != usual, abs(c[-1] * c[at] - USUAL_BLOCK)) for c in kept]
@@ -240,17 +242,31 @@ def _least_waste(
     return [c for c in full if waste(extent, min(extent, sizes[c])) <= BLOCK_WASTE * best]
 
 
-def _block_sizes(extent: int, lanes: int) -> list[int]:
+def block_sizes(extent: int, lanes: int) -> list[int]:
     sizes = [vectors * lanes for vectors in BLOCK_VECTORS if vectors * lanes < extent]
     return sizes if sizes and extent > sizes[-1] + lanes else [*sizes, extent]
 
 
-def _placed(draft: Draft, stage: Stage, place: tuple[str, str], hardware: Hardware) -> Draft:
-    """``stage`` computed at ``place``: a register tile, a reduction by vectors, or vectors."""
+def placed(
+    draft: Draft,
+    stage: Stage,
+    place: tuple[str, str],
+    copies: tuple[str, str],
+    hardware: Hardware,
+    single: str = "",
+) -> Draft:
+    """``stage`` computed at ``place``: a register tile, a reduction by vectors, or vectors.
+
+    Operands that a register tile wants in another order are copied at ``copies``. Of axis
+    ``single`` there is one element.
+    """
     pair = tile_pair(draft, stage, hardware)
     if pair is not None:
+        rows = tuple(a for a in pair.rows if pair.axes[a.name] != single)
+        others = tuple(a for a in pair.rows if a not in rows)
+        pair = replace(pair, rows=rows, outer=(*pair.outer, *others))
         draft, _ = inside_link(draft, Link(pair, apart=False), place, hardware)
-        return _copied(draft, pair, place)
+        return _copied(draft, pair, copies)
     at = ComputeAt(stage.name, *place)
     if stage.combiner is None or has_data_reuse(stage):
         return draft.loop(at, *vector_steps(stage, hardware)).place(stage.name)
