@@ -230,8 +230,8 @@ class StoreAt:
     ``store_at``, PLDI'13).
 
     ``stage`` is computed further inside; those who run after the loops in between may read it.
-    If all readers do, ``axes`` says what is computed when: for every dimension of ``stage`` the axis
-    that it goes along with, of the stage inside which it is computed.
+    If all readers do, ``axes`` says what is computed when: for every dimension of ``stage`` the
+    axis that it goes along with, of the stage inside which it is computed.
     """
 
     stage: str

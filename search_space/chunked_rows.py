@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from math import prod, sqrt
 
-from schedules.chunks import exponentials
+from schedules.chunks import Exponentials, exponentials
 from schedules.dag import Stage
 from schedules.expr import Axis, Read
 from schedules.hardware import Hardware
@@ -27,7 +28,13 @@ from schedules.steps import (
     StoreAt,
     Tile,
 )
-from search_space.analysis import dtype_bytes_of, elementwise_map, has_data_reuse, single_consumer
+from search_space.analysis import (
+    axes_of,
+    dtype_bytes_of,
+    elementwise_map,
+    has_data_reuse,
+    single_consumer,
+)
 from search_space.chains import Link, tile_steps
 from search_space.draft import Draft
 from search_space.row_blocks import USUAL_BLOCK, block_sizes, placed, read_at
@@ -40,8 +47,8 @@ from search_space.tiling import (
     vector_steps,
 )
 
-# Lengths of chunks, the first that leaves no remainder.
-LENGTHS = (512, 384, 256, 448, 320, 128)
+# Chunks are not shorter: their register tiles would have no room.
+SHORTEST = 64
 
 
 def rule_chunk(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -49,17 +56,27 @@ def rule_chunk(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, .
     if len(stage.reduce) != 1 or stage.name in draft.settled:
         return None
     (axis,) = stage.reduce
-    length = next((n for n in LENGTHS if axis.extent % n == 0 and n < axis.extent), 0)
     block = axis.extent * USUAL_BLOCK * dtype_bytes_of(stage)
     found = exponentials(draft.current, stage, axis.name)
-    if found is None or not length or block <= hardware.l2_bytes // 2:
+    if found is None or block <= hardware.l2_bytes // 2:
         return None
+    length = _length(stage, found)
     if found.powers.spatial[-1].extent < hardware.lanes(dtype_bytes_of(stage)):
         return None
-    if found.powers.spatial[-1].name == found.axis or not has_data_reuse(stage):
+    if not length or found.powers.spatial[-1].name == found.axis or not has_data_reuse(stage):
         return None
     draft = draft.settle(stage.name)
     return draft.rewrite(Chunk(stage.name, axis.name, length), label="chunks"), draft
+
+
+def _length(stage: Stage, found: Exponentials) -> int:
+    """Chunks that are as long as the sums of all of them: less of either is more of the other."""
+    (axis,) = stage.reduce
+    read = next(r for r in stage.reads() if r.tensor == found.powers.name)
+    sums = prod(a.extent for a in stage.spatial if a.name not in axes_of(read))
+    wanted = sqrt(axis.extent * sums)
+    lengths = [n for n in range(SHORTEST, axis.extent // 2 + 1) if axis.extent % n == 0]
+    return max(lengths, key=lambda n: (min(n / wanted, wanted / n), n), default=0)
 
 
 @dataclass(frozen=True)

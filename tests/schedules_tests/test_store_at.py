@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from brute_force import disagreements
@@ -82,6 +84,19 @@ def test_a_reader_wants_exactly_what_is_computed() -> None:
     assert not disagreements(closed(_window(0), WINDOW), EMPTY, HARDWARE)
 
 
+@pytest.mark.parametrize("loop", ["i.0", "r.0", "i.1"])
+def test_without_a_reader_inside_axes_say_what_is_computed(loop: str) -> None:
+    """``d`` reads what is computed inside ``b`` for it alone."""
+    around = (Tile("b", "i", (3,)), Reorder("b", ("i.0", "r.0", "i.1")), *WINDOW[:2])
+    steps = (*around, ComputeAt("a", "b", loop), StoreAt("a", "c", "r.0", ("r", "i")))
+    dag = _window(0)
+    b = replace(dag.stage("b"), body=Read("x", (Axis("r"), Axis("i")), F))
+    dag = replace(dag, stages=tuple(b if s.name == "b" else s for s in dag.stages))
+    found = disagreements(closed(dag, steps), EMPTY, HARDWARE)
+    assert not found, found[0]
+    assert Case(dag, HARDWARE).error(steps) == 0
+
+
 REFUSED: dict[str, tuple[ComputeDAG, tuple[Step, ...], str]] = {
     "nowhere": (_softmax(), (StoreAt("powers", "shares", "i.0"),), "it is not computed at a loop"),
     "no such loop": (_window(0), (*WINDOW[:3], StoreAt("a", "c", "z.0")), "has no loop 'z.0'"),
@@ -97,6 +112,11 @@ REFUSED: dict[str, tuple[ComputeDAG, tuple[Step, ...], str]] = {
         "consumer 'd' runs before 'i.0'",
     ),
     "read beyond": (_window(1), WINDOW, "store_at of 'a': 'd' reads more than is computed"),
+    "axes of two": (
+        _window(0),
+        (*WINDOW[:3], StoreAt("a", "c", "r.0", ("r", "i"))),
+        "a reader says what is computed",
+    ),
     "gaps": (_window(0, 2), WINDOW, "store_at of 'a': the iterations leave gaps"),
 }
 
