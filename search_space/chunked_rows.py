@@ -16,6 +16,7 @@ from schedules.chunks import Exponentials, exponentials
 from schedules.dag import Stage
 from schedules.expr import Axis, Read
 from schedules.hardware import Hardware
+from schedules.masks import masks
 from schedules.sketch import Knob
 from schedules.steps import (
     Annotate,
@@ -37,7 +38,8 @@ from search_space.analysis import (
 )
 from search_space.chains import Link, tile_steps
 from search_space.draft import Draft
-from search_space.row_blocks import USUAL_BLOCK, block_sizes, placed, read_at
+from search_space.factors import waste
+from search_space.row_blocks import BLOCK_WASTE, USUAL_BLOCK, block_sizes, placed, read_at
 from search_space.tiling import (
     TilePair,
     knob_name,
@@ -47,18 +49,23 @@ from search_space.tiling import (
     vector_steps,
 )
 
+# Rows of a block of a good guess: all that is summed comes to the cache once for every block.
+USUAL_ROWS = 96
 # Chunks are not shorter: their register tiles would have no room.
 SHORTEST = 64
 
 
 def rule_chunk(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
-    """Sum exponentials by chunks, or all at once, where a block of rows leaves the cache."""
+    """Sum exponentials by chunks, or all at once, where a block of rows leaves the cache.
+
+    Where a mask ends the rows, they are left alone: chunks do not end early.
+    """
     if len(stage.reduce) != 1 or stage.name in draft.settled:
         return None
     (axis,) = stage.reduce
     block = axis.extent * USUAL_BLOCK * dtype_bytes_of(stage)
     found = exponentials(draft.current, stage, axis.name)
-    if found is None or block <= hardware.l2_bytes // 2:
+    if found is None or block < hardware.l2_bytes or stage.name in masks(draft.current):
         return None
     length = _length(stage, found)
     if found.powers.spatial[-1].extent < hardware.lanes(dtype_bytes_of(stage)):
@@ -200,9 +207,11 @@ def _outer(
     """``[other axes, blocks of rows: parallel] { } [rows] { sum of all } [vectors]``."""
     row, vector = found.rows[stage.name], stage.spatial[-1]
     lanes = hardware.lanes(dtype_bytes_of(stage))
-    sizes = tuple((size,) for size in block_sizes(stage.axis(row).extent, lanes))
-    usual = min(range(len(sizes)), key=lambda n: abs(sizes[n][0] - USUAL_BLOCK))
-    knob = Knob(f"{stage.name}.{row}", sizes, stage.name)
+    extent = stage.axis(row).extent
+    twice = {size: waste(extent, min(extent, size)) for size in block_sizes(extent, lanes)}
+    sizes = [size for size in twice if twice[size] <= BLOCK_WASTE * min(twice.values())]
+    usual = min(range(len(sizes)), key=lambda n: abs(sizes[n] - USUAL_ROWS))
+    knob = Knob(f"{stage.name}.{row}", tuple((size,) for size in sizes), stage.name)
     draft = draft.knob(knob, usual)
     others = [f"{a.name}.0" for a in stage.spatial if a.name not in (row, vector.name)]
     blocks = [*others, f"{row}.0"]
