@@ -10,6 +10,7 @@ from schedules.dag import Stage
 from schedules.hardware import Hardware
 from search_space.chains import rule_chain
 from search_space.chunked_rows import rule_chunk, rule_chunked_rows
+from search_space.dots import rule_dots, rule_split_dots
 from search_space.draft import Draft
 from search_space.piecewise import rule_minimal_filtering, rule_piecewise
 from search_space.quartering import rule_quarter_products
@@ -43,6 +44,7 @@ CPU_RULES = RuleTable(
         rule_minimal_filtering,
         rule_quarter_products,
         rule_inline,
+        rule_split_dots,
         rule_reciprocal,
         rule_split_window,
         rule_cache_write,
@@ -54,6 +56,7 @@ CPU_RULES = RuleTable(
         rule_chunked_rows,
         rule_row_blocks,
         rule_chain,
+        rule_dots,
         rule_tile_with_consumer,
         rule_fuse_rows,
     ),

@@ -115,6 +115,7 @@ SMALL: dict[str, Callable[[], ComputeDAG]] = {
     "matvec": lambda: w.matmul(1, 197, 23).dag,
     "batch_matmul": lambda: w.batch_matmul(3, 13, 37, 7).dag,
     "batch_matmul_transposed": lambda: w.batch_matmul(3, 13, 37, 7, transpose_b=True).dag,
+    "dots": lambda: w.batch_matmul(3, 3, 37, 32, transpose_b=True).dag,
     "attention": lambda: w.attention(2, 13, 17, 19).dag,
     "attention_rows": lambda: w.attention(2, 37, 21, 19).dag,
     "attention_causal": lambda: w.attention(2, 37, 53, 19, causal=True, layout="bshd").dag,

@@ -1,0 +1,145 @@
+"""Products of a few rows with operands that lie along the sum: vectors of partial sums.
+
+``s[i, j] = sum_k q[i, k] p[j, k]`` with few ``i`` uses an element of ``p`` so seldom that bringing
+it into another order costs more than the products. So the lanes of a vector are parts of the sum:
+``rule_split_dots`` splits it, and ``rule_dots`` adds the lanes up block by block, before what they
+are leaves the cache. Separate from ``tiling.py``, where lanes are results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from schedules.dag import Stage
+from schedules.hardware import Hardware
+from schedules.plan import stage_accesses
+from schedules.sketch import Knob
+from schedules.steps import (
+    Annotate,
+    CacheWrite,
+    ComputeAt,
+    Ref,
+    Reorder,
+    SplitReduction,
+    Step,
+    Tile,
+)
+from search_space.analysis import (
+    axes_of,
+    dtype_bytes_of,
+    elementwise_map,
+    has_data_reuse,
+    is_contiguous_along,
+    moves_with,
+    single_consumer,
+)
+from search_space.chains import Link, inside_link
+from search_space.draft import Draft
+from search_space.tiling import TilePair, lanes_for, tile_pair
+
+# Rows that use an element too seldom to pay for its place in another order.
+MOST_ROWS = 8
+BLOCK_VECTORS = ((1,), (2,), (4,), (8,), (16,))
+USUAL_BLOCK = 2
+
+
+def rule_split_dots(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Partial sums in lanes, or results in lanes, where few rows meet operands along the sum."""
+    if stage.combiner != "sum" or len(stage.reduce) != 1:
+        return None
+    if stage.name.removesuffix(".acc") in draft.settled:
+        return None
+    (axis,) = stage.reduce
+    lanes = hardware.lanes(dtype_bytes_of(stage))
+    if not has_data_reuse(stage) or axis.extent % lanes or axis.extent < 2 * lanes:
+        return None
+    accesses = stage_accesses(stage)
+    along = all(moves_with(a, axis.name) and is_contiguous_along(a, axis.name) for a in accesses)
+    inputs = draft.current.input_by_name
+    constant = any(a.tensor in inputs and inputs[a.tensor].constant for a in accesses)
+    if len(accesses) != 2 or not along or constant or _rows(stage) > MOST_ROWS:
+        return None
+    split = SplitReduction(stage.name, axis.name, lanes)
+    return draft.rewrite(split, label="dots"), draft.settle(stage.name)
+
+
+def _rows(stage: Stage) -> int:
+    """Results that use an element of the operand with most elements."""
+    moving = [axes_of(read) for read in stage.reads()]
+    return min(prod(a.extent for a in stage.spatial if a.name not in axes) for axes in moving)
+
+
+@dataclass(frozen=True)
+class _Dots:
+    """``stage`` takes ``total``, the sum of the lanes that the stages of ``pair`` accumulate."""
+
+    stage: Stage
+    total: Stage
+    pair: TilePair
+
+
+def rule_dots(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """``[outer, blocks of the last axis: parallel] { partial sums; totals } [rest][vectors]``."""
+    if stage.combiner is not None and _partial(draft, stage, hardware) is not None:
+        draft = draft.rewrite(CacheWrite(stage.name))
+        stage = draft.current.stage(stage.name)
+    found = _dots(draft, stage, hardware)
+    if found is None:
+        return None
+    last = stage.spatial[-1]
+    lanes = lanes_for(last.extent, hardware.lanes(dtype_bytes_of(stage)))
+    block = Knob(f"{stage.name}.block", BLOCK_VECTORS, stage.name)
+    outer = [name for name in _shared(found) if name != last.name]
+    rest = [a.name for a in stage.spatial[:-1] if a.name not in outer]
+    blocks = [f"{name}.0" for name in (*outer, last.name)]
+    place = (stage.name, blocks[-1])
+    steps: list[Step] = [
+        Tile(stage.name, last.name, (Ref(block.name), lanes)),
+        Reorder(
+            stage.name,
+            (*blocks, *(f"{name}.0" for name in rest), f"{last.name}.1", f"{last.name}.2"),
+        ),
+        Annotate(stage.name, tuple(blocks), "parallel"),
+        Annotate(stage.name, (f"{last.name}.2",), "vectorize"),
+        ComputeAt(found.total.name, *place),
+    ]
+    draft = draft.knob(block, USUAL_BLOCK).loop(*steps).place(stage.name, found.total.name)
+    draft, _ = inside_link(draft, Link(found.pair, apart=False), place, hardware)
+    return (draft,)
+
+
+def _dots(draft: Draft, stage: Stage, hardware: Hardware) -> _Dots | None:
+    for name in dict.fromkeys(read.tensor for read in stage.reads()):
+        total = draft.current.by_name.get(name)
+        if total is None or total.combiner is None or elementwise_map(total, stage) is None:
+            continue
+        pair = _partial(draft, total, hardware)
+        if pair is not None and single_consumer(draft.current, total) is stage:
+            return _Dots(stage, total, pair)
+    return None
+
+
+def _partial(draft: Draft, total: Stage, hardware: Hardware) -> TilePair | None:
+    """The accumulation whose lanes ``total`` adds up."""
+    if has_data_reuse(total) or len(total.reduce) != 1:
+        return None
+    names = {read.tensor for read in total.reads()}
+    partial = draft.current.by_name.get(names.pop()) if len(names) == 1 else None
+    if partial is None or single_consumer(draft.current, partial) is not total:
+        return None
+    return tile_pair(draft, partial, hardware)
+
+
+def _shared(found: _Dots) -> list[str]:
+    """Axes of ``stage`` that all operands of the products move with, and its last one."""
+    accumulate = found.pair.accumulate
+    moving = [axes_of(read) for read in accumulate.reads()]
+    partial = {a for a in found.pair.axes if all(a in axes for axes in moving)}
+    (read,) = found.total.reads()
+    names = dict(zip((a.name for a in found.pair.consume.spatial), read.indices, strict=True))
+    of_stage = elementwise_map(found.total, found.stage)
+    assert of_stage is not None
+    shared = {str(getattr(names[found.pair.axes[a]], "name", "")) for a in partial}
+    wanted = {of_stage[name] for name in shared if name in of_stage}
+    return [a.name for a in found.stage.spatial if a.name in wanted]
