@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from schedules.dag import ComputeDAG, Stage
+from schedules.dag import ComputeDAG, Stage, without_unread
 from schedules.errors import ScheduleError
 from schedules.expr import Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.steps import DivideLate
@@ -68,17 +68,7 @@ def divide_late(dag: ComputeDAG, step: DivideLate) -> ComputeDAG:
     stages: list[Stage] = []
     for each in dag.stages:
         stages.extend((undivided, divided) if each.name == stage.name else (each,))
-    return _without_unread(replace(dag, stages=tuple(stages)))
-
-
-def _without_unread(dag: ComputeDAG) -> ComputeDAG:
-    read = set(dag.outputs)
-    kept: list[Stage] = []
-    for stage in reversed(dag.stages):
-        if stage.name in read:
-            kept.append(stage)
-            read |= {r.tensor for r in stage.reads()}
-    return replace(dag, stages=tuple(reversed(kept)))
+    return without_unread(replace(dag, stages=tuple(stages)))
 
 
 def _factors(expr: Expr) -> list[Expr]:
