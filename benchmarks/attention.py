@@ -4,8 +4,9 @@
 
 Read ``attention_table.py`` for what is measured and ``Measured`` for what the columns mean. Each
 row is tuned for a moment; then it takes turns with the multiply-add peak, with a copy of its
-footprint, and with the peers: PyTorch's ``scaled_dot_product_attention`` (over all tokens where we
-compute windows) and, for windows, onnxruntime on the decomposed form that gathers keys and values.
+footprint (where memory is the limit: a read of it, both as they find the caches and from memory),
+and with the peers: PyTorch's ``scaled_dot_product_attention`` (over all tokens where we compute
+windows) and, for windows, onnxruntime on the decomposed form that gathers keys and values.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ from benchmarks.turns import Series
 if TYPE_CHECKING:
     from schedules.steps import Step
 
-COPY = "copy"
+FROM_MEMORY = "operator-from-memory"
+COPY, READ, READ_FROM_MEMORY = "copy", "read", "read-from-memory"
+# What a share of memory's bandwidth is of: whose it is, and what the result calls it.
+LIMITED_BY = {COPY: OURS, READ: OURS, READ_FROM_MEMORY: FROM_MEMORY}
+SHARE, SHARE_FROM_MEMORY = "share_of_bandwidth", "share_of_bandwidth_from_memory"
+SHARES = {COPY: SHARE, READ: SHARE, READ_FROM_MEMORY: SHARE_FROM_MEMORY}
 TORCH, GATHERED = "torch", "onnxruntime"
 PEERS = (TORCH, GATHERED)
 
@@ -44,23 +50,23 @@ PEERS = (TORCH, GATHERED)
 class Measured:
     """What the rounds say about one row. Operations are useful ones: of pairs that are seen.
 
-    ``footprint``: bytes of inputs and outputs; ``copied_bytes``: of one run of the copy, which has
-    about as many.
+    ``footprint``: bytes of inputs and outputs; ``moved_bytes``: of one run of each of memory's
+    limits, which have about as many.
     """
 
     series: Series
     flop: float
     footprint: float
     peak_flop: float
-    copied_bytes: float
+    moved_bytes: Mapping[str, float]
 
     def rate(self, work: float, label: str) -> float:
         """The median round's work per second."""
         return work / float(np.median(self.series.rounds[label]))
 
-    def share(self, work: float, limit: float, by: str) -> float:
+    def share(self, work: float, limit: float, by: str, of: str = OURS) -> float:
         """Our ``work`` per second over that of the limit, measured in the same round."""
-        ours, other = (np.asarray(self.series.rounds[x]) for x in (OURS, by))
+        ours, other = (np.asarray(self.series.rounds[x]) for x in (of, by))
         return float(np.median(work / ours / (limit / other)))
 
     def speed_up(self, peer: str) -> Ratio:
@@ -76,9 +82,12 @@ class Measured:
             "megabytes": self.footprint / 1e6,
             "gflops": self.rate(self.flop, OURS) / 1e9,
             "peak_gflops": self.rate(self.peak_flop, FMA_PEAK) / 1e9,
-            "copy_gbs": self.rate(self.copied_bytes, COPY) / 1e9,
             "share_of_peak": self.share(self.flop, self.peak_flop, FMA_PEAK),
-            "share_of_bandwidth": self.share(self.footprint, self.copied_bytes, COPY),
+            **{f"{by}_gbs": self.rate(moved, by) / 1e9 for by, moved in self.moved_bytes.items()},
+            **{
+                SHARES[by]: self.share(self.footprint, moved, by, LIMITED_BY[by])
+                for by, moved in self.moved_bytes.items()
+            },
             "speed_up": {p: dataclasses.asdict(self.speed_up(p)) for p in peers},
             "controls": {p: dataclasses.asdict(self.control(p)) for p in peers},
             "void_peers": [p for p in peers if is_void(self.control(p))],
@@ -206,9 +215,13 @@ def _timed(
 
         runtimes = {
             OURS: start("operator", folder / "program", "qkv.npz"),
-            COPY: start(COPY, Path(str(task.bytes)), "none.npz"),
             FMA_PEAK: start(FMA_PEAK, Path("-"), "none.npz"),
         }
+        limits = (READ, READ_FROM_MEMORY) if attention.bandwidth else (COPY,)
+        for limit in limits:
+            runtimes[limit] = start(limit, Path(str(task.bytes)), "none.npz")
+        if attention.bandwidth:
+            runtimes[FROM_MEMORY] = start(FROM_MEMORY, folder / "program", "qkv.npz")
         refused, found = {}, {}
         for peer, (kind, path, python) in _peers(attention, folder, arguments).items():
             try:
@@ -220,8 +233,9 @@ def _timed(
                 refused[peer] = str(error)
         accuracy = _accuracy(attention, runtimes[OURS].outputs(folder / "out.npz"), found)
         series = time_in_turns(runtimes, refused, arguments.rounds, arguments.turn, PEERS)
-        peak, copied = runtimes[FMA_PEAK].facts["gflop"] * 1e9, runtimes[COPY].facts["bytes"]
-        measured = Measured(series, attention.useful_flop, task.bytes, peak, copied)
+        peak = runtimes[FMA_PEAK].facts["gflop"] * 1e9
+        moved = {limit: runtimes[limit].facts["bytes"] for limit in limits}
+        measured = Measured(series, attention.useful_flop, task.bytes, peak, moved)
         facts = {name: dict(each.facts) for name, each in runtimes.items()}
     return measured.to_json() | {"accuracy": accuracy, "no_peer": refused, "runtimes": facts}
 
@@ -284,7 +298,8 @@ def _write(rows: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> 
 
 def _report(rows: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> None:
     show(
-        f"{arguments.threads} thread(s); useful operations; shares of limits of the same rounds",
+        f"{arguments.threads} thread(s); useful operations; shares of limits of the same rounds; "
+        "of memory: caches as they are | emptied",
         ("attention", "ms", "torch", "gathered", "GFLOP/s", "of peak", "of memory", "MB kept",
          "over torch", "over gathered"),
         [_row(row) for row in rows],
@@ -303,7 +318,9 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         *(_milliseconds(row, label) for label in (OURS, TORCH, GATHERED)),
         f"{row['gflops']:.0f}",
         f"{row['share_of_peak']:.2f}",
-        f"{row['share_of_bandwidth']:.2f}" if row["bandwidth_bound"] else "",
+        " | ".join(f"{row[share]:.2f}" for share in (SHARE, SHARE_FROM_MEMORY) if share in row)
+        if row["bandwidth_bound"]
+        else "",
         f"{row['workspace_bytes'] / 1e6:.2f}",
         *(_beside(row, peer) for peer in PEERS),
     )

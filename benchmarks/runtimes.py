@@ -172,7 +172,7 @@ class Request:
     threads: int
 
 
-def _nothing() -> None:
+def nothing() -> None:
     pass
 
 
@@ -185,7 +185,7 @@ class Loaded:
 
     run: Run
     facts: Mapping[str, Any] = field(default_factory=dict)
-    prepare: Callable[[], None] = _nothing
+    prepare: Callable[[], None] = nothing
 
 
 def _ansor_lite(request: Request) -> Loaded:
@@ -262,13 +262,31 @@ def _copy(request: Request) -> Loaded:
 def _operator(request: Request) -> Loaded:
     from benchmarks.operator_program import load
 
-    return load(request, cold=False)
+    return load(request)
 
 
 def _cold_operator(request: Request) -> Loaded:
-    from benchmarks.operator_program import load
+    from benchmarks.operator_program import WEIGHTS, load
 
-    return load(request, cold=True)
+    return load(request, cold=WEIGHTS)
+
+
+def _operator_from_memory(request: Request) -> Loaded:
+    from benchmarks.operator_program import INPUTS, load
+
+    return load(request, cold=INPUTS)
+
+
+def _read(request: Request) -> Loaded:
+    from benchmarks.operator_program import load_read
+
+    return load_read(request)
+
+
+def _read_from_memory(request: Request) -> Loaded:
+    from benchmarks.operator_program import load_read
+
+    return load_read(request, cold=True)
 
 
 def _torch(request: Request) -> Loaded:
@@ -293,7 +311,10 @@ RUNTIMES: Mapping[str, Callable[[Request], Loaded]] = {
     "torch-attention": _torch_attention,
     "operator": _operator,
     "cold-operator": _cold_operator,
+    "operator-from-memory": _operator_from_memory,
     "copy": _copy,
+    "read": _read,
+    "read-from-memory": _read_from_memory,
     FMA_PEAK: _fma_peak,
 }
 

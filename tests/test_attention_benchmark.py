@@ -68,11 +68,29 @@ def test_shares_are_of_limits_of_the_same_round() -> None:
     rounds = {OURS: [1.0, 2.0], FMA_PEAK: [1.0, 2.0], "copy": [0.5, 1.0]}
     rounds |= {"torch": [3.0, 6.0], control_of("torch"): [3.0, 6.0]}
     series = Series(rounds, rounds)
-    found = Measured(series, 30.0, 8.0, peak_flop=60.0, copied_bytes=5.0).to_json()
+    found = Measured(series, 30.0, 8.0, 60.0, {"copy": 5.0}).to_json()
     assert found["share_of_peak"] == pytest.approx(0.5)
     assert found["share_of_bandwidth"] == pytest.approx(0.8)
     assert found["speed_up"]["torch"]["median"] == pytest.approx(3.0)
     assert found["void_peers"] == []
+
+
+def test_a_row_that_memory_limits_is_compared_with_a_read_in_the_same_state_of_the_caches() -> None:
+    rounds = {OURS: [1.0], "read": [0.5], "operator-from-memory": [4.0], "read-from-memory": [3.0]}
+    series = Series(rounds | {FMA_PEAK: [1.0]}, rounds)
+    limits = {"read": 5.0, "read-from-memory": 5.0}
+    found = Measured(series, 30.0, 8.0, 60.0, limits).to_json()
+    assert found["share_of_bandwidth"] == pytest.approx(0.8)
+    assert found["share_of_bandwidth_from_memory"] == pytest.approx(1.2)
+    assert found["read_gbs"] > found["read-from-memory_gbs"] and "copy_gbs" not in found
+
+
+@pytest.mark.parametrize("kind", ["read", "read-from-memory"])
+def test_a_read_says_how_many_bytes_it_reads(kind: str, tmp_path: Path) -> None:
+    write_arrays(tmp_path / "none.npz", {})
+    with Runtime(kind, Path("100000"), tmp_path / "none.npz", 1) as runtime:
+        assert len(runtime.seconds(2, 1)) == 2
+        assert 0.9e5 < runtime.facts["bytes"] <= 1e5
 
 
 def test_refuses_because_no_row_has_that_name(capsys: pytest.CaptureFixture[str]) -> None:

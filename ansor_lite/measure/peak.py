@@ -1,8 +1,9 @@
 """What this machine can do at best: multiply-adds and copied bytes per second, measured.
 
 The denominators of "share of peak". Read ``measure_peak`` first; it runs this module in a child
-process, because two tiny kernels are run there. Separate from the workers that time candidates: it
-runs before them, once.
+process, because two tiny kernels are run there. What is read or copied lies in the same kind of
+memory as tensors do (``memory.py``). Separate from the workers that time candidates: it runs before
+them, once.
 """
 
 # imports TVM
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansor_lite.errors import MeasurementError
+from ansor_lite.memory import arena
 from ansor_lite.target import Target, parse
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # Chains of dependent multiply-adds: enough to hide a latency of four cycles in two units.
 CHAINS = 12
 FMA_STEPS = 60_000
+# Sums that a chunk is read into: enough for loads, not additions, to be what is waited for.
+READ_SUMS = 8
 COPY_BYTES = 128 * 1024 * 1024
 SECONDS = 0.7
 TIMEOUT_SECONDS = 60.0
@@ -103,17 +107,37 @@ def fma_run(target: Target) -> tuple[Callable[[], Any], float]:
 
 def copy_run(target: Target, size: int) -> tuple[Callable[[], Any], float]:
     """A call that copies about ``size`` bytes, and the bytes that it reads and writes together."""
-    import numpy as np
+    lanes = target.vector_bytes // 4
+    chunks, chunk = _chunks(size, target, lanes)
+    run = _build(copy_kernel(chunks, chunk, lanes), target)
+    source, result = _ones(chunks * chunk), _ones(chunks * chunk)
+    return lambda: run(source, result), 2.0 * 4 * chunks * chunk
+
+
+def read_run(target: Target, size: int) -> tuple[Callable[[], Any], float, tvm.runtime.Tensor]:
+    """A call that reads about ``size`` bytes once and does next to nothing else, how many bytes it
+    reads, and the tensor that it reads.
+    """
+    lanes = target.vector_bytes // 4
+    chunks, chunk = _chunks(size, target, READ_SUMS * lanes)
+    run = _build(read_kernel(chunks, chunk, lanes), target)
+    source, sums = _ones(chunks * chunk), _ones(chunks * READ_SUMS * lanes)
+    return lambda: run(source, sums), 4.0 * chunks * chunk, source
+
+
+def _chunks(size: int, target: Target, step: int) -> tuple[int, int]:
+    """About ``size`` bytes of floats as parts, enough for every thread, of whole ``step`` s."""
+    chunks = 64 if size >= 64 * 64 * target.vector_bytes else target.threads
+    return chunks, max(1, size // (4 * chunks * step)) * step
+
+
+def _ones(count: int) -> tvm.runtime.Tensor:
+    """Flat floats; written, because memory that never was reads as one page of zeros."""
     import tvm
 
-    lanes = target.vector_bytes // 4
-    # Enough chunks for every thread, of whole vectors.
-    chunks = 64 if size >= 64 * 64 * target.vector_bytes else target.threads
-    chunk = max(1, size // (4 * chunks * lanes)) * lanes
-    run = _build(copy_kernel(chunks, chunk, lanes), target)
-    source = tvm.runtime.tensor(np.ones(chunks * chunk, "float32"))
-    result = tvm.runtime.empty((chunks * chunk,), "float32")
-    return lambda: run(source, result), 2.0 * 4 * chunks * chunk
+    memory = arena(4 * count).view("float32")
+    memory.fill(1.0)
+    return tvm.runtime.from_dlpack(memory)
 
 
 def _best_seconds(call: Callable[[], Any]) -> float:
@@ -172,6 +196,31 @@ def copy_kernel(chunks: int, chunk: int, lanes: int) -> tvm.tirx.PrimFunc:
                     result[p * chunk + i * lanes + v] = source[p * chunk + i * lanes + v]
 
     return copy
+
+
+def read_kernel(chunks: int, chunk: int, lanes: int) -> tvm.tirx.PrimFunc:
+    """Adds up ``chunks * chunk`` floats, the chunks in parallel, each in ``READ_SUMS`` vectors."""
+    from tvm.script import tirx as T
+
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def read(
+        source: T.Buffer((chunks * chunk,), "float32"),  # type: ignore[valid-type]
+        sums: T.Buffer((chunks * READ_SUMS * lanes,), "float32"),  # type: ignore[valid-type]
+    ) -> None:
+        registers = T.sblock_alloc_buffer((READ_SUMS, lanes), "float32", scope="local")
+        for p in T.parallel(chunks):
+            for s in T.unroll(READ_SUMS):
+                for v in T.vectorized(lanes):
+                    registers[s, v] = T.float32(0.0)
+            for i in T.serial(chunk // (READ_SUMS * lanes)):
+                for s in T.unroll(READ_SUMS):
+                    for v in T.vectorized(lanes):
+                        registers[s, v] += source[p * chunk + (i * READ_SUMS + s) * lanes + v]
+            for s in T.unroll(READ_SUMS):
+                for v in T.vectorized(lanes):
+                    sums[(p * READ_SUMS + s) * lanes + v] = registers[s, v]
+
+    return read
 
 
 if __name__ == "__main__":

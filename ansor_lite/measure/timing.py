@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from tvm import s_tir
 
 from ansor_lite.memory import arena
+from ansor_lite.program import aligned, tensor_bytes
 from ansor_lite.tasks import Task
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.expr import Axis, Read
@@ -57,12 +59,15 @@ class TimingInputs:
     def __init__(self, task: Task) -> None:
         self.dag = dag = task.dag
         self.rng = rng_of(task.key)
-        self.activations = {
-            t.name: tvm.runtime.tensor(random_array(self.rng, t.shape, t.dtype))
-            for t in dag.inputs
-            if not t.constant
-        }
-        self.outputs = [empty(dag, name) for name in dag.outputs]
+        fed = [t for t in dag.inputs if not t.constant]
+        tensors = placed(
+            [(t.shape, t.dtype) for t in fed]
+            + [(dag.shape_of(name), dag.dtype_of(name)) for name in dag.outputs]
+        )
+        self.activations = {t.name: tensors[i] for i, t in enumerate(fed)}
+        for t in fed:
+            self.activations[t.name].copyfrom(random_array(self.rng, t.shape, t.dtype))
+        self.outputs = tensors[len(fed) :]
         self.constants: dict[str, Any] = {}
 
     def arguments(self, program: Program) -> tuple[list[Any], list[Any]]:
@@ -89,6 +94,17 @@ class TimingInputs:
             repeat(drawn, memory)
             self.constants[name] = tvm.runtime.from_dlpack(memory)
         return self.constants[name]._create_view(shape, dtype)
+
+
+def placed(tensors: Sequence[tuple[tuple[int, ...], str]]) -> list[Any]:
+    """Zeros of these shapes and dtypes, one behind the other as a compiled module places them."""
+    sizes = [tensor_bytes(*tensor) for tensor in tensors]
+    starts = list(accumulate(map(aligned, sizes), initial=0))
+    memory = arena(starts[-1])
+    return [
+        tvm.runtime.from_dlpack(memory[start : start + size].view(dtype).reshape(shape))
+        for (shape, dtype), size, start in zip(tensors, sizes, starts, strict=False)
+    ]
 
 
 def time_program(

@@ -14,6 +14,7 @@ from ansor_lite.measure.timing import (
     Program,
     enough,
     is_slow,
+    placed,
     random_array,
     rng_of,
 )
@@ -54,6 +55,14 @@ def test_long_references_are_of_some_rows_and_all_must_be_written(
     assert sampling.wrong(program(off)).startswith("y: off by ")
     nothing = Program(scaled(), lambda x, w, y: None, {})
     assert "never written" in sampling.wrong(nothing)
+
+
+def test_tensors_lie_one_behind_the_other_where_kernels_may_start() -> None:
+    first, *others = placed([((3,), "float32"), ((), "bool"), ((2, 5), "int64")])
+    begin = np.from_dlpack(first).ctypes.data
+    assert [np.from_dlpack(t).ctypes.data - begin for t in others] == [64, 128]
+    assert begin % 64 == 0
+    assert [(t.shape, str(t.dtype)) for t in others] == [((), "bool"), ((2, 5), "int64")]
 
 
 def test_roots_are_checked_on_positive_inputs() -> None:
