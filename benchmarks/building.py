@@ -17,6 +17,7 @@ from typing import IO, Any
 import ansor_lite
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.manifest import Manifest
+from benchmarks import common
 from benchmarks.common import command_line
 from benchmarks.runtimes import status_bytes
 
@@ -45,16 +46,10 @@ class Built:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What :func:`build` reads from the command line."""
+    """What :func:`build` and the turns read from the command line."""
     parser.add_argument("--model-dir", type=Path, default=Path("build/models"))
-    parser.add_argument("--seconds", type=float, default=600.0, help="tuning budget per network")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path, default=Path("build/benchmarks"), help="folder of logs")
-    parser.add_argument("--no-tune", action="store_true", help="use the logs as they are")
     parser.add_argument("--resume", action="store_true", help="tune on when a log exists")
-    parser.add_argument(
-        "--exact", action="store_true", help="no algorithm that changes the rounding"
-    )
+    common.add_options(parser)
 
 
 def log_of(model: Path, arguments: argparse.Namespace) -> Path:

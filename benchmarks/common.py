@@ -7,6 +7,7 @@ alike.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -133,18 +134,58 @@ def resolve_model(name: str, folder: Path) -> Path:
     raise InputError(f"no such model: {name} (neither a file, nor in {folder})")
 
 
+def read_result(path: Path, table: str) -> dict[str, Any]:
+    """A file of :func:`write_result` whose result has a ``table`` of rows.
+
+    Raises :class:`InputError` for anything else.
+    """
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+        document["result"][table]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no result of {table}: {error}") from error
+    return document
+
+
 def kept_rows(
-    output: Path, threads: int, table: str, again: Collection[str]
+    arguments: argparse.Namespace, table: str, again: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Rows of ``table`` in an earlier result to keep: those whose name is not in ``again``.
+    """With ``--append``, rows of an earlier result to keep: those whose name is not in ``again``.
 
     Raises :class:`InputError` for a result of another machine or number of threads.
     """
-    if not output.exists():
+    if not (arguments.append and arguments.output.exists()):
         return []
-    document = json.loads(output.read_text())
-    here = (measured_now()["machine"]["cpu"], threads)
-    if here != (document["machine"]["cpu"], document["settings"]["threads"]):
-        raise InputError(f"{output} is of another machine or number of threads")
-    rows: list[dict[str, Any]] = document["result"][table]
-    return [row for row in rows if row["name"] not in again]
+    document = read_result(arguments.output, table)
+    if (cpu_model(), arguments.threads) != (
+        document["machine"]["cpu"],
+        document["settings"]["threads"],
+    ):
+        raise InputError(f"{arguments.output} is of another machine or number of threads")
+    return [row for row in document["result"][table] if row["name"] not in again]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How long and with what is tuned, and how long everybody's turns are."""
+    parser.add_argument("--seconds", type=float, default=600.0, help="tuning budget of each row")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, default=Path("build/benchmarks"), help="folder of logs")
+    parser.add_argument("--no-tune", action="store_true", help="use the logs as they are")
+    parser.add_argument(
+        "--exact", action="store_true", help="no algorithm that changes the rounding"
+    )
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--turn", type=float, default=0.2, help="seconds of one runtime's turn")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a result says about its options."""
+    return {
+        "threads": arguments.threads,
+        "peers": list(arguments.peers),
+        "exact": arguments.exact,
+        "tuning_seconds": None if arguments.no_tune else arguments.seconds,
+        "seed": arguments.seed,
+        "rounds": arguments.rounds,
+        "turn_seconds": arguments.turn,
+    }

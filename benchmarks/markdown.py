@@ -10,15 +10,16 @@ can be written again without measuring.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ansor_lite.errors import InputError
+from benchmarks.common import read_result
 from benchmarks.comparing import OURS, summary
 from benchmarks.networks import FAMILIES
+from benchmarks.paired import interval
 
 Entry: TypeAlias = Mapping[str, Any]
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, help="Markdown file with the two marks")
     arguments = parser.parse_args(argv)
     try:
-        text = table(_entries(arguments.result))
+        text = table(read_result(arguments.result, "networks")["result"]["networks"])
         if arguments.into is None:
             print(text)
             return 0
@@ -44,14 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(f"written: {arguments.into}")
     return 0
-
-
-def _entries(path: Path) -> list[Entry]:
-    try:
-        found: list[Entry] = json.loads(path.read_text())["result"]["networks"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is no result of networks: {error}") from error
-    return found
 
 
 def replaced(path: Path, name: str, text: str) -> str:
@@ -103,7 +96,7 @@ def _row(entry: Entry, peers: Sequence[str]) -> list[str]:
     return [
         entry["name"],
         *(_milliseconds(latency.get(name)) for name in (OURS, *peers)),
-        f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" + _doubt(entry),
+        interval(ratio) + _doubt(entry),
         f"{share[OURS]:.2f} / {share[best]:.2f}",
         *memory,
     ]
@@ -127,7 +120,7 @@ def _mean_row(entries: Iterable[Entry], batch: int | None, peers: int) -> list[s
     """Of one batch size, or of all."""
     found = summary([e for e in entries if batch is None or e.get("batch", 0) == batch])
     mean = found["geometric_mean"]
-    text = f"{mean['median']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]" if mean else MISSING
+    text = interval(mean) if mean else MISSING
     name = f"geometric mean of {found['counted']}" + (f", batch {batch}" if batch else "")
     return [name, "", *("" for _ in range(peers)), text, "", "", ""]
 

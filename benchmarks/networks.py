@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.frontend.network import TensorInfo
 from benchmarks.building import add_options, build, log_of
-from benchmarks.common import RESULTS, kept_rows, measured_now, resolve_model, show, write_result
+from benchmarks.common import (
+    RESULTS,
+    kept_rows,
+    measured_now,
+    resolve_model,
+    settings,
+    show,
+    write_result,
+)
 from benchmarks.comparing import (
     OURS,
     Comparison,
@@ -34,7 +42,7 @@ from benchmarks.comparing import (
     time_in_turns,
     tolerance,
 )
-from benchmarks.paired import CONTROL_RANGE
+from benchmarks.paired import CONTROL_RANGE, interval
 from benchmarks.runtimes import FMA_PEAK, Runtime, RuntimeFailure, write_arrays
 
 MODELS = (
@@ -63,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         models = [resolve_model(name, arguments.model_dir) for name in names]
         logs = [log_of(model, arguments) for model in models]
-        entries = _earlier(arguments, models)
+        entries = kept_rows(arguments, "networks", {model.stem for model in models})
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -85,8 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser)
     parser.add_argument("--peers", nargs="+", default=["onnxruntime", "openvino"], choices=PEERS)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter of the peers")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--turn", type=float, default=0.2, help="seconds of one runtime's turn")
     parser.add_argument("--attempts", type=int, default=1, help="repeat void timings this often")
     parser.add_argument("--output", type=Path, help="default: FAMILY.json among the results")
     parser.add_argument("--append", action="store_true", help="keep other networks of --output")
@@ -96,14 +102,6 @@ def _parser() -> argparse.ArgumentParser:
 def default_output(family: str, exact: bool) -> Path:
     """Runs with and without algorithms that change rounding do not overwrite each other."""
     return RESULTS / f"{family}{'-exact' * exact}.json"
-
-
-def _earlier(arguments: argparse.Namespace, models: Sequence[Path]) -> list[dict[str, Any]]:
-    """Entries to keep: of the same machine and threads, and not measured again now."""
-    if not arguments.append:
-        return []
-    again = {model.stem for model in models}
-    return kept_rows(arguments.output, arguments.threads, "networks", again)
 
 
 def _network(model: Path, log: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -199,19 +197,9 @@ def _random(tensor: TensorInfo, rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _write(entries: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Path:
-    settings = {
-        "threads": arguments.threads,
-        "peers": list(arguments.peers),
-        "exact": arguments.exact,
-        "tuning_seconds": None if arguments.no_tune else arguments.seconds,
-        "seed": arguments.seed,
-        "rounds": arguments.rounds,
-        "turn_seconds": arguments.turn,
-        "control_range": CONTROL_RANGE,
-        "tolerance": tolerance(arguments.exact),
-    }
+    limits = {"control_range": CONTROL_RANGE, "tolerance": tolerance(arguments.exact)}
     result = summary(entries) | {"networks": list(entries)}
-    return write_result("networks", settings, result, arguments.output)
+    return write_result("networks", settings(arguments) | limits, result, arguments.output)
 
 
 def _report(entries: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> None:
@@ -232,7 +220,7 @@ def _report(entries: Sequence[Mapping[str, Any]], arguments: argparse.Namespace)
     mean = total["geometric_mean"]
     if mean:
         print(
-            f"geometric mean {mean['median']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}] over "
+            f"geometric mean {interval(mean, 3)} over "
             f"{total['counted']} of {len(entries)} network(s); "
             f"surely slower: {', '.join(total['surely_slower']) or 'none'}"
         )
@@ -253,7 +241,7 @@ def _speed_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
         entry["name"],
         f"{latency[OURS]['p50'] * 1e3:.2f} ms",
         f"{latency[best]['p50'] * 1e3:.2f} ms {best}",
-        f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]",
+        interval(ratio, 3),
         f"{ratio['minimum']:.3f}-{ratio['maximum']:.3f}",
         f"{entry['controls'][best]['median']:.3f}" + (" VOID" if entry["void"] else ""),
         f"{share[OURS]:.2f} / {share[best]:.2f}",

@@ -6,7 +6,7 @@ separate series do not have this property. No assumption about distributions: me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,6 @@ class Ratio:
     high: float
     minimum: float
     maximum: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def paired_ratio(peer: Sequence[float], ours: Sequence[float], seed: int = 0) -> Ratio:
@@ -56,6 +53,12 @@ def geometric_mean_ratio(
     low, high = np.percentile(np.exp(np.mean(logs, axis=0)), (2.5, 97.5))
     mean = float(np.exp(np.log(medians).mean()))
     return Ratio(mean, float(low), float(high), float(medians.min()), float(medians.max()))
+
+
+def interval(ratio: Mapping[str, float], digits: int = 2) -> str:
+    """The median of a :class:`Ratio` in a result file, and its interval."""
+    median, low, high = (f"{ratio[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{median} [{low}, {high}]"
 
 
 def is_void(control: Ratio) -> bool:

@@ -8,12 +8,14 @@ Separate from ``networks.py``, so that measuring needs no plotting library.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ansor_lite.errors import InputError
+from benchmarks.common import read_result
 
 # Peer -> colour and marker; colours that people of any colour vision tell apart.
 STYLES = {"onnxruntime": ("#0072b2", "o"), "openvino": ("#d55e00", "s")}
@@ -31,13 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="PNG to write")
     arguments = parser.parse_args(argv)
     try:
-        document = json.loads(arguments.result.read_text())
-        rows = [e for e in document["result"]["networks"] if "speed_up" in e]
-    except (OSError, ValueError, KeyError) as error:
-        print(f"error: {arguments.result} is no result of networks: {error}", file=sys.stderr)
-        return 2
-    if not rows:
-        print(f"error: {arguments.result} has no measured network", file=sys.stderr)
+        document = read_result(arguments.result, "networks")
+        rows = [row for row in document["result"]["networks"] if "speed_up" in row]
+        if not rows:
+            raise InputError(f"{arguments.result} has no measured network")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     draw(document, rows, arguments.output)
     print(f"written: {arguments.output}")

@@ -19,10 +19,10 @@ from typing import Any
 
 from ansor_lite.errors import AnsorLiteError, InputError
 from benchmarks.building import Built, add_options, build, log_of
-from benchmarks.common import RESULTS, resolve_model, show, write_result
+from benchmarks.common import RESULTS, resolve_model, settings, show, write_result
 from benchmarks.comparing import OURS, control_of
 from benchmarks.networks import random_inputs
-from benchmarks.paired import is_void, paired_ratio
+from benchmarks.paired import interval, is_void, paired_ratio
 from benchmarks.runtimes import Runtime, write_arrays
 from benchmarks.turns import Series, take_turns
 
@@ -50,8 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="fewest first")
     add_options(parser)
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--turn", type=float, default=0.2, help="seconds of one runtime's turn")
     parser.add_argument("--output", type=Path, default=RESULTS / "scaling.json")
     return parser
 
@@ -107,15 +105,6 @@ def _report(
         "void": is_void(control),
         **series.to_json(),
     }
-    settings = {
-        "model": model.stem,
-        "threads": threads,
-        "exact": arguments.exact,
-        "tuning_seconds": None if arguments.no_tune else arguments.seconds,
-        "seed": arguments.seed,
-        "rounds": arguments.rounds,
-        "turn_seconds": arguments.turn,
-    }
     void = " VOID" if is_void(control) else ""
     columns = [f"{n} thread(s)" for n in threads] + [f"speed-up of {n}" for n in threads[1:]]
     show(
@@ -123,18 +112,15 @@ def _report(
         ("runtime", *columns),
         [_row(kind, series, found[kind], threads) for kind in kinds],
     )
-    print(f"written: {write_result('scaling', settings, result, arguments.output)}")
+    told = {"model": model.stem, **settings(arguments)}
+    print(f"written: {write_result('scaling', told, result, arguments.output)}")
 
 
 def _row(
     kind: str, series: Series, found: Mapping[str, Any], threads: Sequence[int]
 ) -> tuple[str, ...]:
     latencies = (f"{series.median(label(kind, n)) * 1e3:.2f} ms" for n in threads)
-    ratios = (
-        f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
-        for ratio in found.values()
-    )
-    return (kind, *latencies, *ratios)
+    return (kind, *latencies, *(interval(ratio, 3) for ratio in found.values()))
 
 
 if __name__ == "__main__":
