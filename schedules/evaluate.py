@@ -64,7 +64,7 @@ def evaluate_stage(stage: Stage, tensors: Mapping[str, Array]) -> Array:
             piece = _FOLD[stage.combiner][0](result[where], piece)
         result[where] = piece
         started[where] = True
-    return result.astype(dtype_of(stage.dtype))
+    return result.astype(dtype_of(stage.dtype), copy=False)
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

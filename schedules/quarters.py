@@ -3,6 +3,7 @@
 ``y = x w`` with ``x``, ``w`` and ``y`` cut in two along rows, columns and the sum: seven products
 of sums of quarters give all four quarters of ``y`` (Strassen, Gaussian elimination is not optimal,
 Numerische Mathematik 13, 1969). The sums of a constant ``w`` are made when a network is compiled.
+Halves of an odd number of rows or columns share one, which the first half gives to ``y``.
 Read ``minimal_filtering.py`` first, whose stages around the products are like these. Separate
 because there operands slide.
 """
@@ -17,6 +18,7 @@ from schedules.dag import ComputeDAG, IterAxis, Stage, Tensor
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.minimal_filtering import combination, piecewise
+from schedules.output_tiles import tile_and_rest, tile_stride
 from schedules.steps import QuarterProducts
 
 PRODUCTS = 7
@@ -36,7 +38,7 @@ _RESULT = (
 
 @dataclass(frozen=True, slots=True)
 class Quarters:
-    """``stage`` sums ``data[row, sum] * weights[sum, column]``; all three axes are even."""
+    """``stage`` sums ``data[row, sum] * weights[sum, column]``; the axis of the sum is even."""
 
     stage: Stage
     data: Read
@@ -72,11 +74,11 @@ def _halves(stage: Stage, data: Read, weights: Read) -> Quarters | None:
     if not plain or len(columns) != 1 or Axis(summed.name) not in weights.indices:
         return None
     column = columns[0]
-    halved = [a for a in rows if a.extent % 2 == 0 and _only_once(data, a.name)]
+    halved = [a for a in rows if a.extent > 1 and _only_once(data, a.name)]
     apart = column not in rows and _only_once(data, summed.name)
-    if not halved or not apart or column.extent % 2 or summed.extent % 2:
+    if not halved or not apart or column.extent < 2 or summed.extent % 2:
         return None
-    row = max(halved, key=lambda a: a.extent)
+    row = max(halved, key=lambda a: (a.extent % 2 == 0, a.extent))
     return Quarters(stage, data, weights, row, column, summed)
 
 
@@ -108,13 +110,13 @@ def constant_quarters(dag: ComputeDAG, step: QuarterProducts) -> ComputeDAG:
     found = _found(dag, step)
     source = dag.input_by_name[found.weights.tensor]
     dtype = source.dtype
-    halves = [IterAxis(f"d{n}", extent // 2) for n, extent in enumerate(source.shape)]
+    halves = [IterAxis(f"d{n}", half_of(extent)) for n, extent in enumerate(source.shape)]
     body: Expr | None = None
     for number in range(4):
         sides = {found.sum.name: number // 2, found.column.name: number % 2}
         places = tuple(
-            _in_half(half, sides[index.name])
-            for half, index in zip(halves, found.weights.indices, strict=True)
+            _in_half(half, extent, sides[index.name])
+            for half, extent, index in zip(halves, source.shape, found.weights.indices, strict=True)
             if isinstance(index, Axis)
         )
         factors = [Const(float(row[number]), dtype) for row in _WEIGHTS]
@@ -127,21 +129,27 @@ def constant_quarters(dag: ComputeDAG, step: QuarterProducts) -> ComputeDAG:
     return ComputeDAG((source,), (Stage(name, axes, body, dtype),), (name,))
 
 
-def _in_half(half: IterAxis, side: int) -> Expr:
+def half_of(extent: int) -> int:
+    """Elements of each half; two halves of an odd number share one."""
+    return -(-extent // 2)
+
+
+def _in_half(half: IterAxis, extent: int, side: int) -> Expr:
     place: Expr = Axis(half.name)
-    return Call("add", (place, _number(half.extent)), INDEX_DTYPE) if side else place
+    start = tile_stride(extent, half.extent)
+    return Call("add", (place, _number(start)), INDEX_DTYPE) if side else place
 
 
 def _found(dag: ComputeDAG, step: QuarterProducts) -> Quarters:
     stage = dag.by_name.get(step.stage)
     found = None if stage is None else quarters(dag, stage)
     if found is None:
-        raise ScheduleError(f"quarter_products of {step.stage!r}: it is no product of even halves")
+        raise ScheduleError(f"quarter_products of {step.stage!r}: it is no product to halve")
     return found
 
 
 def _half(axis: IterAxis) -> IterAxis:
-    return IterAxis(f"{axis.name}.rest", axis.extent // 2, axis.kind)
+    return IterAxis(f"{axis.name}.rest", half_of(axis.extent), axis.kind)
 
 
 def _side(axis: IterAxis) -> IterAxis:
@@ -156,7 +164,7 @@ def _moved(expr: Expr, axes: Sequence[tuple[IterAxis, int]]) -> Expr:
     """``expr`` with axes replaced by their halves, in the first or in the second one."""
     values: dict[Expr, Expr] = {}
     for axis, side in axes:
-        values[Axis(axis.name)] = _in_half(_half(axis), side)
+        values[Axis(axis.name)] = _in_half(_half(axis), axis.extent, side)
     return rebuild(expr, values.get)
 
 
@@ -184,7 +192,7 @@ def _spread(found: Quarters) -> Stage:
 
 def _weights(dag: ComputeDAG, found: Quarters) -> Tensor:
     source = dag.input_by_name[found.weights.tensor]
-    return replace(source, shape=(PRODUCTS, *(extent // 2 for extent in source.shape)))
+    return replace(source, shape=(PRODUCTS, *(half_of(e) for e in source.shape)))
 
 
 def _products(found: Quarters) -> Stage:
@@ -226,8 +234,7 @@ def _result(found: Quarters, gather: Stage) -> Expr:
     indices: list[Expr] = []
     for axis in found.stage.spatial:
         if axis in (found.row, found.column):
-            half = (Axis(axis.name), _number(axis.extent // 2))
-            indices += [Call(op, half, INDEX_DTYPE) for op in ("floordiv", "floormod")]
+            indices += tile_and_rest(Axis(axis.name), axis.extent, half_of(axis.extent))
         else:
             indices.append(Axis(axis.name))
     return Read(gather.name, tuple(indices), gather.dtype)

@@ -17,6 +17,7 @@ from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.late_division import divide_late
 from schedules.minimal_filtering import constant_filter, minimal_filtering
+from schedules.output_tiles import split_axis
 from schedules.quarters import constant_quarters, quarter_products
 from schedules.reciprocals import reciprocal
 from schedules.steps import (
@@ -176,30 +177,6 @@ def _tail_stage(stage: Stage, axis: IterAxis, covered: int) -> Stage:
     )
     body = substitute_axes(stage.body, {axis.name: shifted})
     return Stage(f"{stage.name}.tail", axes, body, stage.dtype, stage.combiner)
-
-
-def split_axis(dag: ComputeDAG, step: SplitAxis) -> ComputeDAG:
-    """Count an axis of an output by two; the tensor keeps its memory, if not its dimensions."""
-    stage = _stage(dag, step.stage)
-    what = f"split_axis of {stage.name!r}"
-    axis = next((a for a in stage.spatial if a.name == step.axis), None)
-    if axis is None:
-        raise ScheduleError(f"{what}: there is no spatial axis {step.axis!r}")
-    if stage.name not in dag.outputs or dag.consumers[stage.name]:
-        raise ScheduleError(f"{what}: it is not an output alone")
-    if axis.extent % step.factor:
-        raise ScheduleError(f"{what}: {step.factor} does not divide {axis.extent}")
-    tile = IterAxis(f"{axis.name}.tile", axis.extent // step.factor)
-    rest = IterAxis(f"{axis.name}.rest", step.factor)
-    value = _plus(_times(Axis(tile.name), step.factor), Axis(rest.name))
-    parts: dict[Expr, Expr] = {
-        Call(op, (value, Const(step.factor, INDEX_DTYPE)), INDEX_DTYPE): Axis(part.name)
-        for op, part in (("floordiv", tile), ("floormod", rest))
-    }
-    body = rebuild(substitute_axes(stage.body, {axis.name: value}), lambda e: parts.get(e))
-    at = stage.axes.index(axis)
-    axes = (*stage.axes[:at], tile, rest, *stage.axes[at + 1 :])
-    return _replace_stage(dag, stage.name, (replace(stage, axes=axes, body=body),))
 
 
 def copy_read(dag: ComputeDAG, step: CopyRead) -> ComputeDAG:

@@ -86,7 +86,8 @@ class QuarterProducts:
 
     Fewer multiplications, another rounding. See ``quarters.py``.
 
-    ``s[i, j] = sum_k x[i, k] * w[k, j]``  ->  with ``h`` a half of an axis:
+    ``s[i, j] = sum_k x[i, k] * w[k, j]``  ->  with ``h`` a half of an axis (halves of an odd number
+    share an element, see ``output_tiles.py``):
     ``s.spread0[p, i, k] = sums of x[i + {0, h}, k + {0, h}];``
     ``s.products[p, i, j] = sum_k s.spread0[p, i, k] * w'[p, k, j];``
     ``s.gather0[r, i, c, j] = sums of s.products[p, i, j]; s[i, j] = s.gather0[i // h, i % h, ...]``
@@ -164,7 +165,8 @@ class Permute:
 class SplitAxis:
     """Let the output ``stage`` count ``axis`` by two axes, ``<axis>.tile`` and ``<axis>.rest``.
 
-    The memory is the same: ``factor`` divides the axis, and nothing else reads the stage.
+    The memory is the same, and nothing else reads the stage. ``factor`` divides the axis, or there
+    are two tiles that share elements. See ``output_tiles.py``.
 
     ``s[i] = f(i)``  ->  ``s[t, r] = f(t * factor + r)``
     """

@@ -10,7 +10,7 @@ from math import prod
 
 from schedules.dag import Stage
 from schedules.hardware import Hardware
-from schedules.quarters import Quarters, quarters
+from schedules.quarters import Quarters, half_of, quarters
 from schedules.steps import Inline, QuarterProducts, SplitAxis
 from search_space.draft import Draft
 from search_space.piecewise import axes_of_output, chain_to_output
@@ -42,7 +42,7 @@ def rule_quarter_products(
     halves = (found.row, found.column)
     axes = axes_of_output(halved, chain, tuple(axis.name for axis in halves))
     splits = [
-        SplitAxis(chain[-1], name, axis.extent // 2)
+        SplitAxis(chain[-1], name, half_of(axis.extent))
         for name, axis in zip(axes, halves, strict=True)
     ]
     return (plain, halved.rewrite(*inlined, *splits))

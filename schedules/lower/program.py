@@ -21,6 +21,7 @@ from schedules.hardware import Hardware
 from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
+from schedules.lower.output_places import joined
 from schedules.lower.packing import Packing, constant_packing, unpacked_constant
 from schedules.lower.prefetch import fetch_ahead
 from schedules.lower.uniform import FIRST_LANE, vector_loop
@@ -350,7 +351,8 @@ class _Program:
 
     def _body(self, stage: StagePlan) -> VersionedBody:
         if stage.name not in self.bodies:
-            self.bodies[stage.name] = versioned_body(stage, self.positions)
+            memory = self.outputs.get(stage.name)
+            self.bodies[stage.name] = versioned_body(stage, self.positions, memory)
         return self.bodies[stage.name]
 
     def _tests(self, group: Group) -> list[Any]:
@@ -372,7 +374,7 @@ class _Program:
             for d, a in enumerate(stage.stage.spatial)
         ]
         if stage.name in self.outputs:
-            places = _joined(places, stage.stage.shape, self.outputs[stage.name])
+            places = joined(places, stage.stage.shape, self.outputs[stage.name])
         return [self._tir(place) for place in places]
 
     def _local(self, tensor: str, dimension: int, index: Linear) -> Linear:
@@ -450,20 +452,6 @@ class _Program:
 
         leading = kinds.count("parallel")
         return self._parallel(loops[:leading], lambda: build(leading))
-
-
-def _joined(places: list[Linear], extents: tuple[int, ...], shape: tuple[int, ...]) -> list[Linear]:
-    """Places in ``shape`` of an element whose dimensions an axis may count by parts."""
-    joined: list[Linear] = []
-    parts = iter(zip(places, extents, strict=True))
-    for size in shape:
-        place, covered = next(parts)
-        while covered < size:
-            part, extent = next(parts)
-            place = part.plus(place, extent)
-            covered *= extent
-        joined.append(place)
-    return joined
 
 
 def _access_of(stage: StagePlan, pack: Pack) -> Access:

@@ -19,6 +19,7 @@ from schedules.dag import REDUCE
 from schedules.expr import Axis, Call, Expr, affine, rebuild
 from schedules.guards import guarded_term, restored
 from schedules.lower.linear import Clamp, Linear, Positions
+from schedules.lower.output_places import owned
 from schedules.lower.uniform import FIRST_LANE, STRICT, vector_loop, with_uniform_conditions
 from schedules.plan import Loop, StagePlan
 
@@ -74,16 +75,22 @@ class VersionedBody:
     groups: tuple[Group, ...]
 
 
-def versioned_body(stage: StagePlan, positions: Positions) -> VersionedBody:
-    """The body of ``stage`` and the versions of it; what is no test stays a condition."""
+def versioned_body(
+    stage: StagePlan, positions: Positions, output: tuple[int, ...] | None = None
+) -> VersionedBody:
+    """The body of ``stage`` and the versions of it; what is no test stays a condition.
+
+    ``output``: the shape of the tensor that it writes, if that is an output.
+    """
     body = with_uniform_conditions(stage, positions)
     combiner = stage.stage.combiner
     if combiner is None:
-        return VersionedBody(body, ())
+        tests = owned(stage, positions, output) if output is not None else []
+        return VersionedBody(body, tuple(groups(stage, positions, tests)))
     term = guarded_term(combiner, body)
-    tests = [(c, as_test(stage, positions, c)) for c in term.conditions]
-    others = tuple(c for c, test in tests if test is None)
-    values = [test for _, test in tests if test is not None]
+    found = [(c, as_test(stage, positions, c)) for c in term.conditions]
+    others = tuple(c for c, test in found if test is None)
+    values = [test for _, test in found if test is not None]
     left = restored(combiner, others, term.body)
     return VersionedBody(left, tuple(groups(stage, positions, values)))
 
@@ -149,12 +156,17 @@ def groups(stage: StagePlan, positions: Positions, values: list[Linear]) -> list
 
 
 def _position(stage: StagePlan, value: Linear) -> int:
-    """The outermost place inside every loop of the value that is not unrolled."""
+    """The outermost place inside every loop of the value that is not unrolled, nor a vector.
+
+    Outside a reduction; else right outside the statements, as other stages may be computed before.
+    """
     kinds = [loop.kind for loop in stage.loops]
-    position = kinds.index(REDUCE) if REDUCE in kinds else len(kinds)
     atoms = dict(value.terms)
+    written_out = [stage.annotations.get(x.name) in ("unroll", "vectorize") for x in stage.loops]
+    inside = next((n for n, flat in enumerate(reversed(written_out)) if not flat), len(kinds))
+    position = kinds.index(REDUCE) if REDUCE in kinds else len(kinds) - inside
     for p, loop in enumerate(stage.loops):
-        if loop in atoms and stage.annotations.get(loop.name) != "unroll":
+        if loop in atoms and not written_out[p]:
             position = max(position, p + 1)
     return position
 

@@ -146,7 +146,7 @@ def test_an_output_counted_by_tiles_reads_nothing_by_division() -> None:
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        (SplitAxis("relu", "h", 3), "3 does not divide 8"),
+        (SplitAxis("relu", "h", 3), "3 tiles of 3 are not 8"),
         (SplitAxis("relu", "q", 2), "no spatial axis 'q'"),
         (SplitAxis("biased", "h", 2), "not an output alone"),
     ],
