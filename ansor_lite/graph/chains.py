@@ -9,28 +9,18 @@ by reading through them are composed with it always.
 # imports TVM
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import tvm
 from tvm import relax
 
-from ansor_lite.graph.calls import (
-    NewCall,
-    Signature,
-    is_kernel_call,
-    replace_calls,
-    signature,
-)
+from ansor_lite.graph.places import Dags, Link, Place, composed, main_blocks, pairs
 from ansor_lite.tasks import element_bytes, stage_flop
-from schedules.compose import Part, compose
 from schedules.dag import ComputeDAG, Stage
-from schedules.errors import UnsupportedProgram
 from schedules.expr import Affine
 from schedules.plan import stage_accesses
-from schedules.to_tir import to_tir
 from search_space.analysis import all_affine, has_anchor, has_data_reuse, is_plain_copy
 
 MOST_LINKS = 3
@@ -48,30 +38,6 @@ BLOCK_ROWS = 16
 # run along other axes then, and every element is loaded by itself.
 FEW_CHANNELS = 4
 
-Dags: TypeAlias = Mapping[Signature, ComputeDAG]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A call of ``main`` that has a DAG. ``result`` is the variable bound to it."""
-
-    result: Any
-    call: Any
-    dag: ComputeDAG
-
-    @property
-    def arguments(self) -> list[Any]:
-        return list(self.call.args[1].fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Calls of ``main`` that one call of ``dag`` may stand for, with these arguments."""
-
-    links: tuple[Link, ...]
-    dag: ComputeDAG
-    arguments: tuple[Any, ...]
-
 
 def find_chains(module: tvm.IRModule, dags: Dags) -> tuple[Place, ...]:
     """Places of chains that can pay, in program order; none overlap."""
@@ -88,40 +54,6 @@ def find_copies(module: tvm.IRModule, dags: Dags) -> tuple[Place, ...]:
             if _is_copy_of_few(copy.dag) and has_anchor(reader.dag) and reader.result not in found:
                 found[reader.result] = composed((copy, reader))
     return tuple(place for place in found.values() if place is not None)
-
-
-def merge_calls(module: tvm.IRModule, places: Iterable[Place]) -> tvm.IRModule:
-    """The module with one call at each place."""
-    places = tuple(places)
-    changed = {
-        place.links[-1].result: NewCall(_function_name(place), to_tir(place.dag), place.arguments)
-        for place in places
-    }
-    gone = {link.result for place in places for link in place.links[:-1]}
-    return replace_calls(module, changed, gone) if places else module
-
-
-def main_blocks(module: tvm.IRModule) -> list[relax.DataflowBlock]:
-    return [b for b in module["main"].body.blocks if isinstance(b, relax.DataflowBlock)]
-
-
-def pairs(block: relax.DataflowBlock, dags: Dags) -> Iterator[tuple[Link, Link]]:
-    """Calls whose only result is read by another call of a kernel, and by nothing else."""
-    links = {
-        b.var: Link(b.var, b.value, dags[signature(b.value)])
-        for b in block.bindings
-        if is_kernel_call(b.value) and signature(b.value) in dags
-    }
-    readers: dict[Any, list[Any]] = {}
-    for binding in block.bindings:
-        for variable in set(relax.analysis.free_vars(binding.value)):
-            readers.setdefault(variable, []).append(binding.var)
-    for variable, link in links.items():
-        inside = isinstance(variable, relax.DataflowVar)
-        reading = readers.get(variable, [])
-        single = isinstance(link.call.ty_args[0], relax.TensorType)
-        if inside and single and len(reading) == 1 and reading[0] in links:
-            yield link, links[reading[0]]
 
 
 def _runs(block: relax.DataflowBlock, dags: Dags) -> list[list[Link]]:
@@ -231,30 +163,3 @@ def _is_copy_of_few(dag: ComputeDAG) -> bool:
     if not is_plain_copy(stage) or not all_affine(stage) or not stage.shape:
         return False
     return stage.shape[-1] <= FEW_CHANNELS and stage.dtype == dag.inputs[0].dtype
-
-
-def composed(links: tuple[Link, ...]) -> Place | None:
-    """The links as one program, or ``None`` where there is none."""
-    values: dict[str, Any] = {}
-    names: dict[Any, str] = {}
-    parts = []
-    for number, link in enumerate(links):
-        arguments = []
-        for position, argument in enumerate(link.arguments):
-            # Constants have no name of their own, variables one for all who read them.
-            name = f"constant {number} {position}"
-            if isinstance(argument, relax.Var):
-                name = names.setdefault(argument, f"variable {len(names)}")
-            values[name] = argument
-            arguments.append(name)
-        result = names.setdefault(link.result, f"variable {len(names)}")
-        parts.append(Part(link.dag, tuple(arguments), result))
-    try:
-        whole = compose(parts)
-    except UnsupportedProgram:
-        return None
-    return Place(links, whole.dag, tuple(values[name] for name in whole.arguments))
-
-
-def _function_name(place: Place) -> str:
-    return "_".join(link.call.args[0].name_hint.removeprefix("fused_") for link in place.links)

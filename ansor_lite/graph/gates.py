@@ -1,7 +1,7 @@
 """Products of one tensor that meet element by element, as gates do: one kernel for both.
 
 ``silu(x W1) * (x W2)`` is fused as a product and another one whose epilogue reads it. Composed they
-share a register tile (``search_space/tiling.py``), and neither is written. Read ``chains.py``
+share a register tile (``search_space/tiling.py``), and neither is written. Read ``places.py``
 first; separate because a chain may pay and is measured, and this moves fewer bytes in any case.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from ansor_lite.graph.chains import Dags, Link, Place, composed, main_blocks, pairs
+from ansor_lite.graph.places import Dags, Link, Place, composed, main_blocks, pairs
 from schedules.dag import ComputeDAG, Stage
 from schedules.expr import Axis, Const, Read
 from search_space.analysis import has_data_reuse

@@ -15,11 +15,12 @@ import tvm
 
 from ansor_lite.frontend.network import Network
 from ansor_lite.graph.calls import Signature, kernel_calls, signature
-from ansor_lite.graph.chains import Place, find_chains, find_copies, merge_calls
+from ansor_lite.graph.chains import find_chains, find_copies
 from ansor_lite.graph.gates import find_gates
 from ansor_lite.graph.naming import chain_name, task_name, unique
 from ansor_lite.graph.passes import fuse_network
-from ansor_lite.graph.regions import find_regions, merge_regions
+from ansor_lite.graph.places import Place, merge_calls
+from ansor_lite.graph.regions import find_regions
 from ansor_lite.tasks import Task
 from schedules.dag import ComputeDAG, canonical
 from schedules.errors import UnsupportedProgram
@@ -77,7 +78,7 @@ def plan_network(network: Network) -> Graph:
     dags, _ = _dags(module, dags)
     module = merge_calls(module, find_gates(module, dags))
     dags, _ = _dags(module, dags)
-    module = merge_regions(module, find_regions(module, dags))
+    module = merge_calls(module, find_regions(module, dags))
     dags, refused = _dags(module, dags)
     sites = Counter(signature(call) for call in kernel_calls(module))
     names: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """Kernels that are one task: two accumulations and the normalisation of rows between them.
 
-Read ``chains.py`` and ``schedules/merge_copies.py`` first. What the first accumulation leaves
+Read ``places.py`` and ``schedules/merge_copies.py`` first. What the first accumulation leaves
 would go to memory and back several times, so one kernel always replaces the parts: everything
 between the two, and the copies and views around them. No operator is named: a region is found on
 what its calls compute.
@@ -10,17 +10,25 @@ what its calls compute.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from ansor_lite.graph.calls import NewCall, is_kernel_call, replace_calls, signature
-from ansor_lite.graph.chains import Dags, main_blocks
+from ansor_lite.graph.calls import is_kernel_call, signature
 from ansor_lite.graph.expressions import RESHAPE, constant, operator, shape_of
-from schedules.compose import Part, compose
+from ansor_lite.graph.places import (
+    Dags,
+    Link,
+    Place,
+    function_name,
+    link_of,
+    main_blocks,
+    parts_of,
+)
+from schedules.compose import compose
 from schedules.dag import ComputeDAG, Stage, canonical, without_unread
 from schedules.errors import UnsupportedProgram
 from schedules.expr import Axis, Call, Const, Read, walk
@@ -28,50 +36,12 @@ from schedules.known_values import with_values
 from schedules.merge_copies import own_operands, without_copies
 from schedules.plain_scalars import with_plain_scalars
 from schedules.split_axes import reshape_dag
-from schedules.to_tir import to_tir
 from search_space.analysis import all_affine, axes_of, has_anchor, has_data_reuse
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A binding of ``main`` with one result: a call, one of a call's results, or a view.
-
-    ``name``: of the function called, nothing for a view.
-    """
-
-    result: Any
-    arguments: tuple[Any, ...]
-    dag: ComputeDAG
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Bindings that one call of ``dag`` stands for; the last of them has its result."""
-
-    nodes: tuple[Node, ...]
-    dag: ComputeDAG
-    arguments: tuple[Any, ...]
-
-
-def find_regions(module: tvm.IRModule, dags: Dags) -> tuple[Region, ...]:
+def find_regions(module: tvm.IRModule, dags: Dags) -> tuple[Place, ...]:
     """Regions in program order; none overlap."""
     return tuple(region for block in main_blocks(module) for region in _Flow(block, dags).regions())
-
-
-def merge_regions(module: tvm.IRModule, regions: Iterable[Region]) -> tvm.IRModule:
-    """The module with one call for each region."""
-    regions = tuple(regions)
-    changed = {
-        r.nodes[-1].result: NewCall(_function_name(r.nodes), to_tir(r.dag), r.arguments)
-        for r in regions
-    }
-    gone = {node.result for region in regions for node in region.nodes[:-1]}
-    return replace_calls(module, changed, gone) if regions else module
-
-
-def _function_name(nodes: Iterable[Node]) -> str:
-    return "_".join(n.name.removeprefix("fused_") for n in nodes if not _is_moving(n))
 
 
 class _Flow:
@@ -94,24 +64,24 @@ class _Flow:
                 for variable in relax.analysis.free_vars(binding.value):
                     self.readers[variable].discard(binding.var)
 
-    def regions(self) -> Iterator[Region]:
+    def regions(self) -> Iterator[Place]:
         taken: set[Any] = set()
         for last in self.nodes.values():
             if not has_anchor(last.dag):
                 continue
             for first in self._before(last):
                 found = self._region(first, last)
-                if found is not None and not taken & {n.result for n in found.nodes}:
-                    taken |= {n.result for n in found.nodes}
+                if found is not None and not taken & {n.result for n in found.links}:
+                    taken |= {n.result for n in found.links}
                     yield found
                     break
 
-    def _before(self, last: Node) -> list[Node]:
+    def _before(self, last: Link) -> list[Link]:
         """Accumulations whose results reach ``last`` through none other."""
         return [n for n in self._ancestors(last) if has_anchor(n.dag)]
 
-    def _ancestors(self, last: Node) -> list[Node]:
-        found: dict[Any, Node] = {}
+    def _ancestors(self, last: Link) -> list[Link]:
+        found: dict[Any, Link] = {}
         left = [last]
         while left:
             for argument in left.pop().arguments:
@@ -122,7 +92,7 @@ class _Flow:
                         left.append(node)
         return list(found.values())
 
-    def _region(self, first: Node, last: Node) -> Region | None:
+    def _region(self, first: Link, last: Link) -> Place | None:
         reached = {first.result}
         for node in sorted(self._ancestors(last), key=self._order):
             if not has_anchor(node.dag) and reached & set(_variables(node)):
@@ -137,17 +107,17 @@ class _Flow:
         found = [_composed(sorted((self.nodes[v] for v in way), key=self._order)) for way in ways]
         return _least_moved(found)
 
-    def _order(self, node: Node) -> int:
+    def _order(self, node: Link) -> int:
         return self.position[node.result]
 
-    def _is_read_only_in(self, node: Node, inside: Collection[Any]) -> bool:
+    def _is_read_only_in(self, node: Link, inside: Collection[Any]) -> bool:
         read = self.readers.get(node.result, set())
         return isinstance(node.result, relax.DataflowVar) and read <= set(inside)
 
-    def _behind(self, last: Node) -> list[Node]:
+    def _behind(self, last: Link) -> list[Link]:
         """Copies of the result, and the views before them, up to where something else reads it."""
-        found: list[Node] = []
-        views: list[Node] = []
+        found: list[Link] = []
+        views: list[Link] = []
         node = last
         while (reader := self._only_reader(node)) is not None and _is_moving(reader):
             node = reader
@@ -156,7 +126,7 @@ class _Flow:
                 found, views = found + views, []
         return found
 
-    def _only_reader(self, node: Node) -> Node | None:
+    def _only_reader(self, node: Link) -> Link | None:
         readers = self.readers.get(node.result, set())
         inside = isinstance(node.result, relax.DataflowVar) and len(readers) == 1
         return self.nodes.get(next(iter(readers))) if inside else None
@@ -176,42 +146,42 @@ class _Flow:
         return found
 
 
-def _nodes(block: relax.DataflowBlock, dags: Dags) -> Iterator[Node]:
+def _nodes(block: relax.DataflowBlock, dags: Dags) -> Iterator[Link]:
     calls: dict[Any, Any] = {}
     for binding in block.bindings:
         value = binding.value
         if operator(value) == RESHAPE and isinstance(value.args[0], relax.Var):
             source = value.args[0]
             view = reshape_dag(shape_of(source), shape_of(binding.var), str(source.ty.dtype))
-            yield Node(binding.var, (source,), view)
+            yield Link(binding.var, (source,), view)
         elif is_kernel_call(value) and signature(value) in dags:
             calls[binding.var] = value
             dag = dags[signature(value)]
             if len(dag.outputs) == 1:
-                yield _node(binding.var, value, dag)
+                yield _with_numbers(link_of(binding.var, value, dag))
         elif _is_item(value) and value.tuple_value in calls:
             call = calls[value.tuple_value]
             dag = dags[signature(call)]
             dag = without_unread(replace(dag, outputs=(dag.outputs[value.index],)))
-            yield _node(binding.var, call, dag)
+            yield _with_numbers(link_of(binding.var, call, dag))
 
 
-def _node(result: Any, call: Any, dag: ComputeDAG) -> Node:
-    arguments = tuple(call.args[1].fields)
-    arrays = {t.name: constant(a) for t, a in zip(dag.inputs, arguments, strict=True)}
+def _with_numbers(link: Link) -> Link:
+    """The link with operands of one constant element as parts of its program."""
+    arrays = {t.name: constant(a) for t, a in zip(link.dag.inputs, link.arguments, strict=True)}
     numbers = {name: a for name, a in arrays.items() if a is not None and a.size == 1}
-    return Node(result, arguments, with_values(dag, numbers), call.args[0].name_hint)
+    return replace(link, dag=with_values(link.dag, numbers))
 
 
 def _is_item(value: Any) -> bool:
     return isinstance(value, relax.TupleGetItem)
 
 
-def _variables(node: Node) -> list[Any]:
+def _variables(node: Link) -> list[Any]:
     return [a for a in node.arguments if isinstance(a, relax.Var)]
 
 
-def _is_moving(node: Node) -> bool:
+def _is_moving(node: Link) -> bool:
     """It is a view, or one tensor copied or scaled, read where only axes say."""
     if not node.name:
         return True
@@ -244,7 +214,7 @@ def _is_row_reduction(stage: Stage) -> bool:
 # ------------------------------------------------------------------ nodes -> one program
 
 
-def _least_moved(regions: Sequence[Region | None]) -> Region | None:
+def _least_moved(regions: Sequence[Place | None]) -> Place | None:
     """The first that cuts no rows, columns or summands which the last one, without copies, has."""
     core = regions[-1]
     wanted = Counter[int]() if core is None else _inner_extents(core.dag)
@@ -266,21 +236,9 @@ def _inner_extents(dag: ComputeDAG) -> Counter[int]:
     return found
 
 
-def _composed(nodes: Sequence[Node]) -> Region | None:
+def _composed(nodes: Sequence[Link]) -> Place | None:
     """The nodes as one program, or ``None`` where they are no region or cannot be one."""
-    values: dict[str, Any] = {}
-    names: dict[Any, str] = {}
-    parts = []
-    for number, node in enumerate(nodes):
-        arguments = []
-        for position, argument in enumerate(node.arguments):
-            name = f"constant {number} {position}"
-            if isinstance(argument, relax.Var):
-                name = names.setdefault(argument, f"variable {len(names)}")
-            values[name] = argument
-            arguments.append(name)
-        result = names.setdefault(node.result, f"variable {len(names)}")
-        parts.append(Part(node.dag, tuple(arguments), result))
+    parts, values = parts_of(nodes)
     try:
         whole = compose(parts)
         dag = without_copies(whole.dag)
@@ -298,7 +256,9 @@ def _composed(nodes: Sequence[Node]) -> Region | None:
     read = dict.fromkeys(read.tensor for stage in dag.stages for read in stage.reads())
     used = [name for name in read if name in before]
     dag = replace(dag, inputs=tuple(dag.input_by_name[name] for name in used))
-    return Region(tuple(nodes), canonical(dag), tuple(values[named[before[name]]] for name in used))
+    arguments = tuple(values[named[before[name]]] for name in used)
+    name = function_name(node for node in nodes if not _is_moving(node))
+    return Place(tuple(nodes), canonical(dag), arguments, name)
 
 
 def is_normalised_product(dag: ComputeDAG) -> bool:
