@@ -7,7 +7,7 @@ for nothing. A slice of a result becomes slices of the operands until one is nee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -15,47 +15,11 @@ import onnx
 from onnx import helper
 
 from ansor_lite.frontend.onnx_graph import OnnxGraph, attribute, has_subgraph
-from ansor_lite.frontend.onnx_shapes import static_shapes
+from ansor_lite.frontend.onnx_links import Cut, Links
+from ansor_lite.frontend.onnx_shapes import Shape, static_shapes
 
 # What keeps more than this share of a value stays where it is: little is saved.
 MAX_SHARE = 0.5
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The entries ``start:stop`` along ``axis``."""
-
-    axis: int
-    start: int
-    stop: int
-
-    def of(self, shape: Shape) -> Shape:
-        return (*shape[: self.axis], self.stop - self.start, *shape[self.axis + 1 :])
-
-
-@dataclass
-class _Links:
-    graph: OnnxGraph
-    shapes: dict[str, Shape]
-    producers: dict[str, onnx.NodeProto]
-    consumers: dict[str, list[onnx.NodeProto]]
-
-    def shape(self, name: str) -> Shape | None:
-        value = self.graph.constant(name) if name else None
-        return value.shape if value is not None else self.shapes.get(name)
-
-    def cut(self, node: onnx.NodeProto) -> Cut | None:
-        """What a ``Slice`` along one axis keeps, if it is known and has no gaps."""
-        shape = self.shapes.get(node.input[0]) if node.op_type == "Slice" else None
-        given = [self.graph.constant(name) for name in node.input[1:]]
-        if shape is None or len(given) < 3 or any(g is None or g.size != 1 for g in given):
-            return None
-        start, stop, axis, *step = (int(g.reshape(())) for g in given if g is not None)
-        if step not in ([], [1]):
-            return None
-        axis %= len(shape)
-        return Cut(axis, *slice(start, stop).indices(shape[axis])[:2])
 
 
 def slices_to_operands(graph: OnnxGraph) -> None:
@@ -65,12 +29,12 @@ def slices_to_operands(graph: OnnxGraph) -> None:
         return
     shapes = static_shapes(graph)
     while True:
-        links = _Links(graph, shapes, graph.producers(), graph.consumers())
+        links = Links.of(graph, shapes)
         if not any(_move(links, *found) for found in _wanted(links)):
             return
 
 
-def _wanted(links: _Links) -> Iterator[tuple[str, Cut]]:
+def _wanted(links: Links) -> Iterator[tuple[str, Cut]]:
     """Values of which the same small slice is all that is read."""
     for name, readers in links.consumers.items():
         if name not in links.producers or name in links.graph.outputs:
@@ -83,7 +47,7 @@ def _wanted(links: _Links) -> Iterator[tuple[str, Cut]]:
             yield name, cut
 
 
-def _move(links: _Links, name: str, cut: Cut) -> bool:
+def _move(links: Links, name: str, cut: Cut) -> bool:
     node = links.producers[name]
     rule = RULES.get(node.op_type)
     shapes = [links.shape(operand) for operand in node.input]
@@ -110,7 +74,7 @@ def _move(links: _Links, name: str, cut: Cut) -> bool:
     return True
 
 
-def _sliced(links: _Links, name: str, cut: Cut, slices: list[onnx.NodeProto]) -> str:
+def _sliced(links: Links, name: str, cut: Cut, slices: list[onnx.NodeProto]) -> str:
     """The name of that slice of a value: an old one, a constant, or of a new node."""
     graph, value = links.graph, links.graph.constant(name)
     if value is not None:
@@ -136,7 +100,7 @@ def _move_before(graph: OnnxGraph, reader: onnx.NodeProto, producer: onnx.NodePr
     graph.nodes.insert(at, reader)
 
 
-def _replace_readers(links: _Links, node: onnx.NodeProto, name: str, shape: Shape) -> None:
+def _replace_readers(links: Links, node: onnx.NodeProto, name: str, shape: Shape) -> None:
     """The slices of ``name`` are gone; who read them reads the node, which computes them."""
     readers = links.consumers[name]
     results = [str(reader.output[0]) for reader in readers]

@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute
+from ansor_lite.frontend.onnx_links import Links
 from ansor_lite.frontend.onnx_shapes import static_types
 
 # The opsets whose definition of the operators holds for what is put here.
@@ -28,49 +29,12 @@ class _Norm:
     centred: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Links:
-    graph: OnnxGraph
-    producers: dict[str, onnx.NodeProto]
-    consumers: dict[str, list[onnx.NodeProto]]
-    last_axes: dict[str, int]
-
-    def made_by(self, name: str, *operators: str) -> onnx.NodeProto | None:
-        node = self.producers.get(name)
-        return node if node is not None and node.op_type in operators else None
-
-    def number(self, name: str) -> float | None:
-        value = self.graph.constant(name)
-        return float(value.reshape(())) if value is not None and value.size == 1 else None
-
-    def mean(self, name: str) -> str | None:
-        """What ``name`` is the mean of, along its last axis."""
-        node = self.made_by(name, "ReduceMean")
-        if node is None or not attribute(node, "keepdims", 1):
-            return None
-        given = self.graph.constant(node.input[1]) if len(node.input) > 1 else None
-        axes = attribute(node, "axes", None) if given is None else given.reshape(-1).tolist()
-        last = self.last_axes.get(node.input[0])
-        return str(node.input[0]) if axes in ([-1], [last]) else None
-
-    def square(self, name: str) -> str | None:
-        """What ``name`` is the square of."""
-        node = self.made_by(name, "Pow", "Mul")
-        if node is None:
-            return None
-        squared = self.number(node.input[1]) == 2 if node.op_type == "Pow" else False
-        if node.op_type == "Mul":
-            squared = node.input[0] == node.input[1]
-        return str(node.input[0]) if squared else None
-
-
 def norms_to_operators(graph: OnnxGraph) -> None:
     """``LayerNormalization`` and ``RMSNormalization`` over the last axis, from their parts."""
     if not any(node.op_type == "ReduceMean" for node in graph.nodes):
         return
     types = static_types(graph)
-    axes = {name: len(found.shape) - 1 for name, found in types.items()}
-    links = _Links(graph, graph.producers(), graph.consumers(), axes)
+    links = Links.of(graph, {name: found.shape for name, found in types.items()})
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         found = _norm(links, node)
@@ -91,7 +55,7 @@ def _operator(graph: OnnxGraph, norm: _Norm, result: str, features: int) -> onnx
     )
 
 
-def _norm(links: _Links, node: onnx.NodeProto) -> _Norm | None:
+def _norm(links: Links, node: onnx.NodeProto) -> _Norm | None:
     """The norm whose last step, before scale and bias, is ``node``."""
     match node.op_type:
         case "Div":
@@ -103,7 +67,7 @@ def _norm(links: _Links, node: onnx.NodeProto) -> _Norm | None:
     return None
 
 
-def _over_root(links: _Links, data: str, factor: str, inverse: bool) -> _Norm | None:
+def _over_root(links: Links, data: str, factor: str, inverse: bool) -> _Norm | None:
     """``data / factor``, or ``data * factor`` if ``inverse``, with the root of its mean square."""
     root = _inverted(links, factor) if inverse else links.made_by(factor, "Sqrt")
     total = links.made_by(root.input[0], "Add") if root is not None else None
@@ -111,8 +75,8 @@ def _over_root(links: _Links, data: str, factor: str, inverse: bool) -> _Norm | 
         return None
     for mean, name in (total.input, reversed(total.input)):
         epsilon = links.number(name)
-        squares = links.mean(mean)
-        base = links.square(squares) if squares is not None else None
+        squares = _mean(links, mean)
+        base = _square(links, squares) if squares is not None else None
         if epsilon is None or base is None:
             continue
         source, other = _centred(links, data), _centred(links, base)
@@ -122,7 +86,7 @@ def _over_root(links: _Links, data: str, factor: str, inverse: bool) -> _Norm | 
     return None
 
 
-def _inverted(links: _Links, factor: str) -> onnx.NodeProto | None:
+def _inverted(links: Links, factor: str) -> onnx.NodeProto | None:
     """The node that takes the root of which ``factor`` is the inverse."""
     node = links.made_by(factor, "Reciprocal", "Div", "Pow")
     if node is None:
@@ -134,10 +98,32 @@ def _inverted(links: _Links, factor: str) -> onnx.NodeProto | None:
     return links.made_by(node.input[-1], "Sqrt")
 
 
-def _centred(links: _Links, name: str) -> str | None:
+def _centred(links: Links, name: str) -> str | None:
     """``x`` where ``name`` is ``x`` less its mean."""
     node = links.made_by(name, "Sub")
-    return str(node.input[0]) if node and links.mean(node.input[1]) == node.input[0] else None
+    return str(node.input[0]) if node and _mean(links, node.input[1]) == node.input[0] else None
+
+
+def _mean(links: Links, name: str) -> str | None:
+    """What ``name`` is the mean of, along its last axis."""
+    node = links.made_by(name, "ReduceMean")
+    if node is None or not attribute(node, "keepdims", 1):
+        return None
+    given = links.graph.constant(node.input[1]) if len(node.input) > 1 else None
+    axes = attribute(node, "axes", None) if given is None else given.reshape(-1).tolist()
+    last = len(links.shapes.get(node.input[0], ())) - 1
+    return str(node.input[0]) if axes in ([-1], [last]) else None
+
+
+def _square(links: Links, name: str) -> str | None:
+    """What ``name`` is the square of."""
+    node = links.made_by(name, "Pow", "Mul")
+    if node is None:
+        return None
+    squared = links.number(node.input[1]) == 2 if node.op_type == "Pow" else False
+    if node.op_type == "Mul":
+        squared = node.input[0] == node.input[1]
+    return str(node.input[0]) if squared else None
 
 
 def _take_scales(graph: OnnxGraph) -> None:

@@ -15,14 +15,13 @@ import onnx
 from onnx import helper
 
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute
-from ansor_lite.frontend.onnx_shapes import static_shapes
+from ansor_lite.frontend.onnx_shapes import Shape, static_shapes
 
 # Multiplications of a product that still gains from being joined: what is saved is the start of a
 # parallel region. Measured on two cores: 197x192x192 gains 4 %, 128x768x768 loses 1 %.
 MAX_MULTIPLICATIONS = 1 << 24
 # What may lie between a projection and the product of attention that reads its slice in place.
 VIEWS = frozenset({"Reshape", "Transpose", "Unsqueeze", "Expand"})
-Shape = tuple[int, ...]
 
 
 def gemms_to_products(graph: OnnxGraph) -> None:

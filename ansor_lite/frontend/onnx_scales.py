@@ -15,11 +15,11 @@ import onnx
 
 from ansor_lite.frontend.onnx_affine import affine_operands, per_channel
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute
+from ansor_lite.frontend.onnx_links import Links
 from ansor_lite.frontend.onnx_shapes import static_shapes
 
 # A factor is made as large as a value only to be cut anew; larger ones stay products.
 MAX_FACTOR_ELEMENTS = 1 << 22
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,6 @@ class _Edit:
     node: onnx.NodeProto
     index: int
     value: Array
-
-
-@dataclass(frozen=True, slots=True)
-class _Links:
-    graph: OnnxGraph
-    producers: dict[str, onnx.NodeProto]
-    consumers: dict[str, list[onnx.NodeProto]]
-    shapes: dict[str, Shape]
-
-    def is_read_once(self, name: str) -> bool:
-        return len(self.consumers.get(name, [])) == 1 and name not in self.graph.outputs
 
 
 def scales_into_weights(graph: OnnxGraph) -> None:
@@ -54,13 +43,13 @@ def scales_into_weights(graph: OnnxGraph) -> None:
         if operands is None or shape is None or shapes.get(operands[0]) != shape:
             continue
         source, value = operands
-        links = _Links(graph, graph.producers(), graph.consumers(), shapes)
+        links = Links.of(graph, shapes)
         edits = _push(links, source, value.reshape((1,) * (len(shape) - value.ndim) + value.shape))
         if edits is not None:
             _apply(links, node, source, edits)
 
 
-def _apply(links: _Links, node: onnx.NodeProto, source: str, edits: list[_Edit]) -> None:
+def _apply(links: Links, node: onnx.NodeProto, source: str, edits: list[_Edit]) -> None:
     graph = links.graph
     for edit in edits:
         before = graph.value(edit.node.input[edit.index])
@@ -71,7 +60,7 @@ def _apply(links: _Links, node: onnx.NodeProto, source: str, edits: list[_Edit])
     graph.remove([node])
 
 
-def _push(links: _Links, name: str, factor: Array) -> list[_Edit] | None:
+def _push(links: Links, name: str, factor: Array) -> list[_Edit] | None:
     """What multiplies the value called ``name`` by ``factor``, which has its rank; or ``None``."""
     node = links.producers.get(name)
     if node is None or not links.is_read_once(name):
@@ -90,14 +79,14 @@ def _compressed(factor: Array) -> Array:
 
 
 def _through_transpose(
-    links: _Links, node: onnx.NodeProto, name: str, factor: Array
+    links: Links, node: onnx.NodeProto, name: str, factor: Array
 ) -> list[_Edit] | None:
     order = attribute(node, "perm", list(reversed(range(factor.ndim))))
     return _push(links, node.input[0], factor.transpose(np.argsort(order)))
 
 
 def _through_view(
-    links: _Links, node: onnx.NodeProto, name: str, factor: Array
+    links: Links, node: onnx.NodeProto, name: str, factor: Array
 ) -> list[_Edit] | None:
     before, after = links.shapes.get(node.input[0]), links.shapes.get(name)
     if before is None or after is None:
@@ -110,7 +99,7 @@ def _through_view(
 
 
 def _through_split(
-    links: _Links, node: onnx.NodeProto, name: str, factor: Array
+    links: Links, node: onnx.NodeProto, name: str, factor: Array
 ) -> list[_Edit] | None:
     axis = int(attribute(node, "axis", 0)) % factor.ndim
     parts = [links.shapes.get(part) for part in node.output]
@@ -122,41 +111,27 @@ def _through_split(
 
 
 def _through_slice(
-    links: _Links, node: onnx.NodeProto, name: str, factor: Array
+    links: Links, node: onnx.NodeProto, name: str, factor: Array
 ) -> list[_Edit] | None:
-    mine = _sliced(links, node)
+    mine = links.cut(node)
     source = node.input[0]
     if mine is None or source in links.graph.outputs:
         return None
-    axis, start, stop = mine
     for other in links.consumers[source]:
-        theirs = _sliced(links, other)
+        theirs = links.cut(other)
         if other is node:
             continue
-        if theirs is None or theirs[0] != axis or (theirs[1] < stop and start < theirs[2]):
+        if theirs is None or theirs.axis != mine.axis:
             return None
-    shape = links.shapes[source]
-    whole = _widened(factor, axis, shape[axis], start, stop - start)
+        if theirs.start < mine.stop and mine.start < theirs.stop:
+            return None
+    extent = links.shapes[source][mine.axis]
+    whole = _widened(factor, mine.axis, extent, mine.start, mine.stop - mine.start)
     producer = links.producers.get(source)
     rule = RULES.get(producer.op_type) if producer is not None else None
     if producer is None or rule is None:
         return None
     return rule(links, producer, source, whole)
-
-
-def _sliced(links: _Links, node: onnx.NodeProto) -> tuple[int, int, int] | None:
-    """Axis, start and stop of a ``Slice`` without gaps along one axis."""
-    shape = links.shapes.get(node.input[0])
-    if node.op_type != "Slice" or len(node.input) < 4 or shape is None:
-        return None
-    given = [links.graph.constant(name) for name in node.input[1:]]
-    if any(value is None or value.size != 1 for value in given):
-        return None
-    start, stop, axis, *step = (int(value.reshape(())) for value in given if value is not None)
-    if step not in ([], [1]):
-        return None
-    axis %= len(shape)
-    return (axis, *slice(start, stop).indices(shape[axis])[:2])
 
 
 def _widened(factor: Array, axis: int, extent: int, start: int, count: int) -> Array:
@@ -169,7 +144,7 @@ def _widened(factor: Array, axis: int, extent: int, start: int, count: int) -> A
 
 
 def _push_part(
-    links: _Links, name: str, factor: Array, axis: int, start: int, count: int
+    links: Links, name: str, factor: Array, axis: int, start: int, count: int
 ) -> list[_Edit] | None:
     shape = links.shapes.get(name)
     if shape is None:
@@ -178,7 +153,7 @@ def _push_part(
 
 
 def _through_sum(
-    links: _Links, node: onnx.NodeProto, name: str, factor: Array
+    links: Links, node: onnx.NodeProto, name: str, factor: Array
 ) -> list[_Edit] | None:
     """``(x + c) f`` is ``x f + c f``."""
     operands = affine_operands(links.graph, node)
@@ -197,7 +172,7 @@ def _through_sum(
 
 
 def _into_product(
-    links: _Links, node: onnx.NodeProto, name: str, factor: Array
+    links: Links, node: onnx.NodeProto, name: str, factor: Array
 ) -> list[_Edit] | None:
     """Constant weights take factors of columns; a product of two values passes a number on."""
     weight = links.graph.constant(node.input[1])
@@ -217,7 +192,7 @@ def _into_product(
     return None
 
 
-def _into_gemm(links: _Links, node: onnx.NodeProto, name: str, factor: Array) -> list[_Edit] | None:
+def _into_gemm(links: Links, node: onnx.NodeProto, name: str, factor: Array) -> list[_Edit] | None:
     weight = links.graph.constant(node.input[1])
     if weight is None:
         return None
@@ -230,7 +205,7 @@ def _into_gemm(links: _Links, node: onnx.NodeProto, name: str, factor: Array) ->
     return edits if bias is None else [*edits, _Edit(node, 2, bias * change)]
 
 
-_Rule = Callable[[_Links, onnx.NodeProto, str, Array], "list[_Edit] | None"]
+_Rule = Callable[[Links, onnx.NodeProto, str, Array], "list[_Edit] | None"]
 
 # Operator -> how a factor of its result becomes one of its operands, or goes into its weights.
 RULES: dict[str, _Rule] = {

@@ -12,8 +12,7 @@ from onnx import helper
 
 from ansor_lite.frontend.onnx_emit import Emitter, Expansion
 from ansor_lite.frontend.onnx_graph import Array
-
-Shape = tuple[int, ...]
+from ansor_lite.frontend.onnx_shapes import Shape
 
 
 def _gather(emit: Emitter) -> bool:

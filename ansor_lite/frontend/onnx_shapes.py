@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from ansor_lite.frontend.onnx_graph import OnnxGraph
+
+Shape: TypeAlias = tuple[int, ...]
 
 # Inference reads the values of small constants (shapes, axes); larger ones are weights.
 SMALL = 1024
@@ -20,10 +22,10 @@ SMALL = 1024
 @dataclass(frozen=True, slots=True)
 class TensorType:
     dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+    shape: Shape
 
 
-def static_shapes(graph: OnnxGraph) -> dict[str, tuple[int, ...]]:
+def static_shapes(graph: OnnxGraph) -> dict[str, Shape]:
     """Shapes of values, as far as ``onnx.shape_inference`` finds static ones."""
     return {name: found.shape for name, found in static_types(graph).items()}
 
