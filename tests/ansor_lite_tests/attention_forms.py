@@ -31,6 +31,7 @@ from attention_graphs import (
     normal,
     of_inputs,
     scaled,
+    scores_of,
     softmax,
 )
 from onnx import numpy_helper
@@ -102,7 +103,7 @@ def root_of_the_scale_multiplies_both() -> Form:
 def soft_cap() -> Form:
     g = Graph()
     q, k, v = heads_first(g)
-    scores = scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2)))
+    scores = scores_of(g, q, k)
     capped = g.Mul(g.Tanh(g.Div(scores, g.constant(2))), g.constant(2))
     inputs = [np.asarray(g.feeds[n], np.float64) for n in "qkv"]
     raw = inputs[0] @ np.swapaxes(inputs[1], -1, -2) * SCALE
@@ -374,7 +375,7 @@ def shifted_windows_of_swin() -> Form:
         g.turned(g.shaped(g.MatMul(tokens, g.constant(w)), -1, area, HEADS, DEPTH), 0, 2, 1, 3)
         for w in weights
     )
-    scores = g.Add(scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2))), g.constant(table))
+    scores = g.Add(scores_of(g, q, k), g.constant(table))
     split = g.shaped(scores, BATCH, parts**2, HEADS, area, area)
     hidden = g.Add(split, g.constant(forbidden[None, :, None]))
     shares = softmax(g, g.shaped(hidden, -1, HEADS, area, area))

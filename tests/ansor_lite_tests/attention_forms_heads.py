@@ -26,6 +26,7 @@ from attention_graphs import (
     normal,
     of_inputs,
     scaled,
+    scores_of,
     softmax,
 )
 
@@ -37,7 +38,7 @@ def shared(repeat: Callable[[Graph, str], str], groups: int = 2) -> Form:
     g = Graph()
     q, k, v = heads_first(g, groups=groups)
     k, v = repeat(g, k), repeat(g, v)
-    scores = scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2)))
+    scores = scores_of(g, q, k)
     return g.form(g.MatMul(softmax(g, scores), v), of_inputs(g))
 
 
@@ -233,7 +234,7 @@ def cross_attention() -> Form:
     g = Graph()
     x, memory = g.input("x", tokens()), g.input("memory", tokens(27, seed=1))
     q, k, v = projected(g, x, 0), projected(g, memory, 1), projected(g, memory, 2)
-    shares = softmax(g, scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2))))
+    shares = softmax(g, scores_of(g, q, k))
     found = g.shaped(g.turned(g.MatMul(shares, v), 0, 2, 1, 3), 0, 0, FEATURES)
     keys, values = (projection(g.feeds["memory"], seed) for seed in (1, 2))
     return g.form(found, joined(attended(projection(g.feeds["x"], 0), keys, values)))
@@ -255,7 +256,7 @@ def rotated(turn: Callable[[Graph, str], str], interleaved: bool = False, opset:
     g = Graph(opset)
     q, k, v = heads_first(g)
     q, k = turn(g, q), turn(g, k)
-    scores = scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2)))
+    scores = scores_of(g, q, k)
     turned = [rotation(g.feeds[n].astype(np.float64), interleaved) for n in "qk"]
     return g.form(g.MatMul(softmax(g, scores), v), attended(*turned, g.feeds["v"]))
 
@@ -306,7 +307,7 @@ def decoding() -> Form:
     new = [g.input(n, normal(BATCH, HEADS, 1, DEPTH, seed=i)) for i, n in enumerate(("k1", "v1"))]
     old = [g.input(n, normal(BATCH, HEADS, 40, DEPTH, seed=i)) for i, n in enumerate(("k0", "v0"))]
     k, v = (g.Concat(a, b, axis=2) for a, b in zip(old, new, strict=True))
-    scores = scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2)))
+    scores = scores_of(g, q, k)
     f = g.feeds
     keys, values = (np.concatenate([f[f"{n}0"], f[f"{n}1"]], 2) for n in "kv")
     return g.form(g.MatMul(softmax(g, scores), v), attended(f["q"], keys, values))

@@ -123,3 +123,8 @@ def scaled(g: Graph, scores: str) -> str:
 
 def softmax(g: Graph, scores: str) -> str:
     return g.Softmax(scores, axis=-1)
+
+
+def scores_of(g: Graph, q: str, k: str) -> str:
+    """Of heads first."""
+    return scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2)))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from attention_forms import FORMS
-from attention_graphs import BATCH, HEADS, TOKENS, Graph, heads_first, of_inputs, scaled, softmax
+from attention_graphs import BATCH, HEADS, TOKENS, Graph, heads_first, of_inputs, scores_of, softmax
 from small_models import relative_error
 
 from ansor_lite.compiler import compile_graph
@@ -55,7 +55,7 @@ def check_values(made):
 def test_shares_that_are_a_result_are_computed_by_operators_of_their_own():
     g = Graph()
     q, k, v = heads_first(g)
-    shares = softmax(g, scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2))))
+    shares = softmax(g, scores_of(g, q, k))
     made = g.form(g.MatMul(shares, v), of_inputs(g))
     made.model.graph.output.append(onnx.ValueInfoProto(name=shares))
     assert set(check_values(made).values()) == {1}
@@ -65,7 +65,7 @@ def test_what_is_no_softmax_is_computed_by_operators_of_their_own():
     """The sums run along the queries: no row of the result is known before all scores are."""
     g = Graph()
     q, k, v = heads_first(g)
-    scores = scaled(g, g.MatMul(q, g.turned(k, 0, 1, 3, 2)))
+    scores = scores_of(g, q, k)
     made = g.form(g.MatMul(g.Softmax(scores, axis=2), v), np.zeros((BATCH, HEADS, TOKENS, 16)))
     exact = {n: np.asarray(x, np.float64) for n, x in made.feeds.items()}
     raw = np.exp(exact["q"] @ exact["k"].swapaxes(2, 3) / 4)
