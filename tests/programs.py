@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from schedules.dag import ComputeDAG
+from schedules.lower import PIPELINE
 from schedules.to_tir import to_tir
 
 
@@ -104,10 +105,14 @@ def random_inputs(dag: ComputeDAG, seed: int = 0) -> dict[str, NDArray[Any]]:
 
 
 def run_function(
-    func: tirx.PrimFunc, dag: ComputeDAG, arrays: dict[str, NDArray[Any]]
+    func: tirx.PrimFunc,
+    dag: ComputeDAG,
+    arrays: dict[str, NDArray[Any]],
+    target: tvm.target.Target | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Outputs of ``func``, whose parameters are those of ``dag``."""
-    module = tvm.compile(func, target=tvm.target.Target({"kind": "llvm"}))
+    """Outputs of ``func``, whose parameters are those of ``dag``; any CPU's code by default."""
+    target = target or tvm.target.Target({"kind": "llvm"})
+    module = tvm.tirx.build(func, target=target, pipeline=PIPELINE)
     outputs = [tvm.runtime.tensor(np.zeros(dag.shape_of(o), dag.dtype_of(o))) for o in dag.outputs]
     module["main"](*(tvm.runtime.tensor(arrays[t.name]) for t in dag.inputs), *outputs)
     return {name: o.numpy() for name, o in zip(dag.outputs, outputs, strict=True)}

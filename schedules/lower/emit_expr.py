@@ -22,6 +22,7 @@ Tir: TypeAlias = Any
 POLYNOMIAL = "polynomial"
 LIBM = "libm"
 
+_VECTORISED = POLYNOMIALS | {"exp": tirx.exp}
 _AS_FLOAT32 = ("float32", "float16", "bfloat16")
 _INDEX_DIVISIONS = ("truncdiv", "truncmod", "floordiv", "floormod")
 
@@ -78,8 +79,9 @@ def emit(
 
     ``inside``: reads that stay in their tensor whatever a condition says.
 
-    ``math_mode``: ``"polynomial"`` (vectorises) or ``"libm"`` for exp, erf, tanh and sigmoid in
-    float32. A ``select`` stays lazy unless both sides may be evaluated. Raises
+    ``math_mode``: ``"polynomial"`` (vectorises) or ``"libm"`` for erf, tanh and sigmoid in float32;
+    exp is replaced once there are vectors (``exponentials.py``). A ``select`` stays lazy unless
+    both sides may be evaluated. Raises
     :class:`UnsupportedProgram` for an unknown operation.
     """
     emitter = _Emitter(axis, read, math_mode, _unguarded_reads(expr) | inside)
@@ -118,8 +120,8 @@ class _Emitter:
         args = self.matched_index_constants(call)
         if call.op == "cast":
             return args[0].astype(call.dtype)
-        if call.op in POLYNOMIALS and self.math_mode == POLYNOMIAL and call.dtype in _AS_FLOAT32:
-            wide = POLYNOMIALS[call.op](args[0].astype("float32"))
+        if call.op in _VECTORISED and self.math_mode == POLYNOMIAL and call.dtype in _AS_FLOAT32:
+            wide = _VECTORISED[call.op](args[0].astype("float32"))
             return wide.astype(call.dtype)
         if call.op in _BINARY:
             return _BINARY[call.op](*args)

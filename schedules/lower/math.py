@@ -59,13 +59,13 @@ _ERF_ONE = 3.95
 
 
 def exp(x: Tir) -> Tir:
-    """``e**x``."""
+    """``e**x`` of a number or of a vector; see ``exponentials.py``."""
 
     def product(q: Tir, s: Tir, rest: Tir) -> Tir:
         return (q * s + s) * _float(rest)
 
-    inside = _with(x, lambda x: _between(x, _EXP_LOW, _EXP_HIGH))
-    return _with(inside, lambda x: _exp(x, product))
+    inside = with_variable(x, lambda x: _between(x, _EXP_LOW, _EXP_HIGH))
+    return with_variable(inside, lambda x: _exp(x, product))
 
 
 def sigmoid(x: Tir) -> Tir:
@@ -73,10 +73,10 @@ def sigmoid(x: Tir) -> Tir:
 
     def ratio(q: Tir, s: Tir, rest: Tir) -> Tir:
         inverse = _float(_i(_BOTH_POWERS) - rest)
-        return _with(inverse, lambda inverse: inverse / ((q * s + inverse) + s))
+        return with_variable(inverse, lambda inverse: inverse / ((q * s + inverse) + s))
 
-    negative = _with(x, lambda x: _between(_f(0.0) - x, _EXP_LOW, -_EXP_LOW))
-    return _with(negative, lambda x: _exp(x, ratio))
+    negative = with_variable(x, lambda x: _between(_f(0.0) - x, _EXP_LOW, -_EXP_LOW))
+    return with_variable(negative, lambda x: _exp(x, ratio))
 
 
 def tanh(x: Tir) -> Tir:
@@ -88,10 +88,12 @@ def tanh(x: Tir) -> Tir:
     def body(t: Tir) -> Tir:
         def reduced(z: Tir) -> Tir:
             r = (_f(0.0) - t) - (z - _f(_ROUND)) * _f(math.log(2) / 2)
-            q = _with(r, lambda r: r * r * _horner(_EXPM1, r) + (r + r))
-            return _with(_float(_exponent(_bits(z))), lambda s: _with(q, lambda q: ratio(s, q)))
+            q = with_variable(r, lambda r: r * r * _horner(_EXPM1, r) + (r + r))
+            return with_variable(
+                _float(_exponent(_bits(z))), lambda s: with_variable(q, lambda q: ratio(s, q))
+            )
 
-        return _with(t * _f(-2 * math.log2(math.e)) + _f(_ROUND), reduced)
+        return with_variable(t * _f(-2 * math.log2(math.e)) + _f(_ROUND), reduced)
 
     return _odd(x, _TANH_ONE, body)
 
@@ -104,16 +106,15 @@ def erf(x: Tir) -> Tir:
 
     def body(t: Tir) -> Tir:
         def squared(d: Tir) -> Tir:
-            b = _with(t - d, lambda a: t - (a * _f(1 / 8) * a + d))
-            return _with(b, lambda b: b - b * _f(1 / 4) * b)
+            b = with_variable(t - d, lambda a: t - (a * _f(1 / 8) * a + d))
+            return with_variable(b, lambda b: b - b * _f(1 / 4) * b)
 
-        return _with(t * _horner(_ERF, t), squared)
+        return with_variable(t * _horner(_ERF, t), squared)
 
     return _odd(x, _ERF_ONE, body)
 
 
 POLYNOMIALS: dict[str, Callable[[Tir], Tir]] = {
-    "exp": exp,
     "sigmoid": sigmoid,
     "tanh": tanh,
     "erf": erf,
@@ -128,16 +129,18 @@ def _exp(x: Tir, result: Callable[[Tir, Tir, Tir], Tir]) -> Tir:
 
     def powers(z: Tir, q: Tir) -> Tir:
         half = tirx.shift_right(_bits(z), _i(1))
-        return _with(
+        return with_variable(
             half, lambda half: result(q, _float(_exponent(_bits(z) - half)), _exponent(half))
         )
 
     def reduced(z: Tir) -> Tir:
-        r = _with(z - _f(_ROUND_TWICE), lambda n: (x - n * _f(_LN2_HIGH)) - n * _f(_LN2_LOW))
-        q = _with(r, lambda r: r * r * _horner(_EXP, r) + r)
-        return _with(q, lambda q: powers(z, q))
+        r = with_variable(
+            z - _f(_ROUND_TWICE), lambda n: (x - n * _f(_LN2_HIGH)) - n * _f(_LN2_LOW)
+        )
+        q = with_variable(r, lambda r: r * r * _horner(_EXP, r) + r)
+        return with_variable(q, lambda q: powers(z, q))
 
-    return _with(x * _f(math.log2(math.e)) + _f(_ROUND_TWICE), reduced)
+    return with_variable(x * _f(math.log2(math.e)) + _f(_ROUND_TWICE), reduced)
 
 
 def _exponent(biased: Tir) -> Tir:
@@ -162,9 +165,9 @@ def _odd(x: Tir, limit: float, body: Callable[[Tir], Tir]) -> Tir:
 
     def signed(x: Tir) -> Tir:
         magnitude = tirx.min(_f(limit), _float(tirx.bitwise_and(_bits(x), _i(~_SIGN_BIT))))
-        return _with(_with(magnitude, body), lambda y: _with_sign_of(x, y))
+        return with_variable(with_variable(magnitude, body), lambda y: _with_sign_of(x, y))
 
-    return _with(x, signed)
+    return with_variable(x, signed)
 
 
 def _with_sign_of(x: Tir, y: Tir) -> Tir:
@@ -172,16 +175,21 @@ def _with_sign_of(x: Tir, y: Tir) -> Tir:
     return _float(tirx.bitwise_or(magnitude, tirx.bitwise_and(_bits(x), _i(_SIGN_BIT))))
 
 
-def _with(value: Tir, body: Callable[[Tir], Tir]) -> Tir:
-    """``body`` of a variable bound to ``value``: trees would repeat it at every use.
+def with_variable(value: Tir, body: Callable[[Tir], Tir]) -> Tir:
+    """``body`` of a variable bound to ``value``: trees would repeat it at every use."""
+    name = tirx.Var("v", value.ty.dtype)
+    return let(name, value, body(name))
+
+
+def let(name: Tir, value: Tir, body: Tir) -> Tir:
+    """``body`` with ``name`` bound to ``value``.
 
     The bindings that ``value`` begins with go outside: TVM simplifies values twice, and may then
     find another value of the same variable, which it refuses.
     """
     if isinstance(value, tirx.Let):
-        return tirx.Let(value.var, value.value, _with(value.body, body))
-    name = tirx.Var("v", value.ty.dtype)
-    return tirx.Let(name, value, body(name))
+        return tirx.Let(value.var, value.value, let(name, value.body, body))
+    return tirx.Let(name, value, body)
 
 
 def _f(value: float) -> Tir:
@@ -193,8 +201,8 @@ def _i(value: int) -> Tir:
 
 
 def _bits(x: Tir) -> Tir:
-    return tirx.reinterpret("int32", x)
+    return tirx.reinterpret(f"int32x{x.ty.dtype.lanes}", x)
 
 
 def _float(bits: Tir) -> Tir:
-    return tirx.reinterpret("float32", bits)
+    return tirx.reinterpret(f"float32x{bits.ty.dtype.lanes}", bits)

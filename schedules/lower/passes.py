@@ -12,6 +12,7 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
+from schedules.lower.exponentials import written_exponentials
 from schedules.lower.horizontal import horizontal_reduction
 from schedules.lower.statements import statement_pass
 from schedules.lower.transposes import register_transpose
@@ -34,6 +35,7 @@ def passes() -> tvm.transform.Pass:
             statement_pass("Registers", register_transpose, horizontal_reduction),
             blocks.LoopPartition(),
             plain.VectorizeLoop(True),
+            written_exponentials(),
             plain.StorageRewrite(),
             plain.UnrollLoop(),
             plain.StmtSimplify(),
