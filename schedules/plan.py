@@ -327,10 +327,15 @@ def _stored(
     if store is None:
         return len(prefix)
     what = f"store_at of {stage.name!r}"
-    target, outside = _place(what, store, plans)
-    around = target.chain[: target.depth + outside]
-    if prefix[: len(around)] != around:
+    around: tuple[Loop, ...] = ()
+    if store[1]:
+        target, outside = _place(what, store, plans)
+        around = target.chain[: target.depth + outside]
+    if prefix[: len(around)] != around or not (around or prefix[0].stage == store[0]):
         raise ScheduleError(f"{what}: it is not computed inside {store[1]!r} of {store[0]!r}")
+    parallel = plans[prefix[0].stage].parallel
+    if len(around) < parallel and stage.combiner is not None:
+        raise ScheduleError(f"{what}: threads would accumulate in the same place")
     return len(around)
 
 
@@ -344,7 +349,7 @@ def _runs_after(
     shared = 0
     while reader.chain[shared : shared + 1] == prefix[shared : shared + 1]:
         shared += 1
-    around = prefix[shared - 1].stage
+    around = prefix[shared - 1].stage if shared else ""
     first = prefix[shared].stage
     then = reader.chain[shared].stage if shared < len(reader.chain) else reader.name
     order = [s.name for s in dag.stages]

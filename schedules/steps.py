@@ -232,8 +232,9 @@ class StoreAt:
     ``store_at``, PLDI'13).
 
     ``stage`` is computed further inside; those who run after the loops in between may read it.
-    If all readers do, ``axes`` says what is computed when: for every dimension of ``stage`` the
-    axis that it goes along with, of the stage inside which it is computed.
+    With no ``loop`` (an empty name) it is kept outside of all loops of ``target``, which is inside
+    of none. If all readers run afterwards, ``axes`` says what is computed when: for every dimension
+    of ``stage`` the axis that it goes along with, of the stage inside which it is computed.
     """
 
     stage: str

@@ -107,8 +107,9 @@ class _Writer:
         scope = "" if plan.scope == "global" else f" in {plan.scope}"
         kept = ""
         if plan.stored < plan.depth:
-            loop = plan.chain[plan.stored - 1]
-            kept = f", kept in {loop.name} of {loop.stage}"
+            loop = plan.chain[plan.stored - 1] if plan.stored else None
+            place = "outside of all loops" if loop is None else f"in {loop.name} of {loop.stage}"
+            kept = f", kept {place}"
         self.line(depth, f"# {plan.name}{scope}{kept}")
         for position, loop in enumerate(plan.loops):
             depth = self.loop(plan, loop, depth)

@@ -8,7 +8,8 @@ are leaves the cache. Separate from ``tiling.py``, where lanes are results.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from math import prod
 
 from schedules.dag import Stage
@@ -32,11 +33,12 @@ from search_space.analysis import (
     has_data_reuse,
     is_contiguous_along,
     moves_with,
+    reuse_axes,
     single_consumer,
 )
 from search_space.chains import Link, inside_link
 from search_space.draft import Draft
-from search_space.tiling import TilePair, lanes_for, tile_pair
+from search_space.tiling import ROW_AXES, TilePair, lanes_for, tile_pair
 
 # Rows that use an element too seldom to pay for its place in another order.
 MOST_ROWS = 8
@@ -46,25 +48,29 @@ USUAL_BLOCK = 2
 
 def rule_split_dots(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
     """Partial sums in lanes, or results in lanes, where few rows meet operands along the sum."""
+    if stage.name.removesuffix(".acc") in draft.settled or not are_dots(draft, stage, hardware):
+        return None
+    lanes = hardware.lanes(dtype_bytes_of(stage))
+    split = SplitReduction(stage.name, stage.reduce[0].name, lanes)
+    return draft.rewrite(split, label="dots"), draft.settle(stage.name)
+
+
+def are_dots(draft: Draft, stage: Stage, hardware: Hardware) -> bool:
+    """Few rows meet operands along the sum, which is some whole vectors long."""
     if stage.combiner != "sum" or len(stage.reduce) != 1:
-        return None
-    if stage.name.removesuffix(".acc") in draft.settled:
-        return None
+        return False
     (axis,) = stage.reduce
     lanes = hardware.lanes(dtype_bytes_of(stage))
     if not has_data_reuse(stage) or axis.extent % lanes or axis.extent < 2 * lanes:
-        return None
+        return False
     accesses = stage_accesses(stage)
     along = all(moves_with(a, axis.name) and is_contiguous_along(a, axis.name) for a in accesses)
     inputs = draft.current.input_by_name
     constant = any(a.tensor in inputs and inputs[a.tensor].constant for a in accesses)
-    if len(accesses) != 2 or not along or constant or _rows(stage) > MOST_ROWS:
-        return None
-    split = SplitReduction(stage.name, axis.name, lanes)
-    return draft.rewrite(split, label="dots"), draft.settle(stage.name)
+    return len(accesses) == 2 and along and not constant and rows_per_element(stage) <= MOST_ROWS
 
 
-def _rows(stage: Stage) -> int:
+def rows_per_element(stage: Stage) -> int:
     """Results that use an element of the operand with most elements."""
     moving = [axes_of(read) for read in stage.reads()]
     return min(prod(a.extent for a in stage.spatial if a.name not in axes) for axes in moving)
@@ -81,32 +87,71 @@ class _Dots:
 
 def rule_dots(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
     """``[outer, blocks of the last axis: parallel] { partial sums; totals } [rest][vectors]``."""
-    if stage.combiner is not None and _partial(draft, stage, hardware) is not None:
+    return (dots_at(draft, stage, None, hardware),) if holds_dots(draft, stage, hardware) else None
+
+
+def holds_dots(draft: Draft, stage: Stage, hardware: Hardware) -> bool:
+    """``stage`` is the sum of the lanes of partial sums, or takes it."""
+    if stage.combiner is not None:
+        return _partial(draft, stage, hardware) is not None
+    return _dots(draft, stage, hardware) is not None
+
+
+def dots_at(
+    draft: Draft,
+    stage: Stage,
+    place: tuple[str, str] | None,
+    hardware: Hardware,
+    single: Collection[str] = (),
+) -> Draft:
+    """The loops of a stage that holds dots: a nest of its own, or at a place inside another.
+
+    ``single``: axes of ``stage``, and so of its partial sums, of which there is one element there.
+    """
+    if stage.combiner is not None:
         draft = draft.rewrite(CacheWrite(stage.name))
         stage = draft.current.stage(stage.name)
     found = _dots(draft, stage, hardware)
-    if found is None:
-        return None
+    assert found is not None
     last = stage.spatial[-1]
     lanes = lanes_for(last.extent, hardware.lanes(dtype_bytes_of(stage)))
     block = Knob(f"{stage.name}.block", BLOCK_VECTORS, stage.name)
     outer = [name for name in _shared(found) if name != last.name]
     rest = [a.name for a in stage.spatial[:-1] if a.name not in outer]
     blocks = [f"{name}.0" for name in (*outer, last.name)]
-    place = (stage.name, blocks[-1])
+    inside = (stage.name, blocks[-1])
+    order = (*blocks, *(f"{name}.0" for name in rest), f"{last.name}.1", f"{last.name}.2")
     steps: list[Step] = [
         Tile(stage.name, last.name, (Ref(block.name), lanes)),
-        Reorder(
-            stage.name,
-            (*blocks, *(f"{name}.0" for name in rest), f"{last.name}.1", f"{last.name}.2"),
-        ),
-        Annotate(stage.name, tuple(blocks), "parallel"),
+        Reorder(stage.name, order),
         Annotate(stage.name, (f"{last.name}.2",), "vectorize"),
-        ComputeAt(found.total.name, *place),
+        ComputeAt(found.total.name, *inside),
     ]
+    if place is None:
+        steps.append(Annotate(stage.name, tuple(blocks), "parallel"))
+    else:
+        steps.append(ComputeAt(stage.name, *place))
+        steps.append(_ahead(found.pair))
     draft = draft.knob(block, USUAL_BLOCK).loop(*steps).place(stage.name, found.total.name)
-    draft, _ = inside_link(draft, Link(found.pair, apart=False), place, hardware)
-    return (draft,)
+    pair = rows_besides(found.pair, single)
+    draft, _ = inside_link(draft, Link(pair, apart=False), inside, hardware)
+    return draft
+
+
+def rows_besides(pair: TilePair, single: Collection[str]) -> TilePair:
+    """``pair`` whose rows share an operand, and go along other axes than ``single``."""
+    reused = reuse_axes(pair.accumulate, pair.vector.name)
+    rows = tuple(a for a in reused if a.name not in single)[-ROW_AXES:]
+    used = {pair.vector, *rows}
+    outer = tuple(a for a in pair.accumulate.spatial if a.extent > 1 and a not in used)
+    return replace(pair, rows=rows, outer=outer)
+
+
+def _ahead(pair: TilePair) -> Step:
+    """Hints for what the next iterations around the accumulation read."""
+    inner = {pair.vector.name, *(a.name for a in pair.rows)}
+    outer = next(a.name for a in pair.accumulate.spatial if a.name not in inner)
+    return Annotate(pair.accumulate.name, (f"{outer}.0",), "prefetch")
 
 
 def _dots(draft: Draft, stage: Stage, hardware: Hardware) -> _Dots | None:

@@ -24,6 +24,7 @@ from search_space.rewriting import (
 )
 from search_space.row_blocks import rule_divide_late, rule_row_blocks
 from search_space.rows import rule_fuse_rows
+from search_space.streams import rule_stream_chunks, rule_streams
 from search_space.tiling import rule_tile_with_consumer
 
 Rule: TypeAlias = Callable[[Draft, Stage, Hardware], tuple[Draft, ...] | None]
@@ -40,6 +41,7 @@ class RuleTable:
 CPU_RULES = RuleTable(
     rewrites=(
         rule_divide_late,
+        rule_stream_chunks,
         rule_chunk,
         rule_minimal_filtering,
         rule_quarter_products,
@@ -53,6 +55,7 @@ CPU_RULES = RuleTable(
     ),
     placements=(
         rule_piecewise,
+        rule_streams,
         rule_chunked_rows,
         rule_row_blocks,
         rule_chain,

@@ -16,7 +16,8 @@ from schedules.errors import ScheduleError
 from schedules.expr import Axis, Call, Const, Expr, Read
 from schedules.nest import follow
 from schedules.sketch import closed
-from schedules.steps import ComputeAt, Reorder, Step, StoreAt, Tile
+from schedules.steps import Annotate, ComputeAt, Reorder, Step, StoreAt, Tile
+from schedules.text import loop_nest_text
 
 EMPTY = np.zeros((1, 0), dtype=np.int32)
 F = "float32"
@@ -97,6 +98,24 @@ def test_without_a_reader_inside_axes_say_what_is_computed(loop: str) -> None:
     assert Case(dag, HARDWARE).error(steps) == 0
 
 
+def _outside_of_all_loops(*steps: Step) -> tuple[Step, ...]:
+    """``powers``, computed for a row of ``total``, kept for the nest of ``shares``."""
+    at = (ComputeAt("powers", "total", "i.0"), StoreAt("powers", "total", ""))
+    return (*steps, Annotate("total", ("i.0",), "parallel"), *at)
+
+
+def test_without_a_loop_it_is_kept_outside_of_all() -> None:
+    dag, steps = _softmax(), _outside_of_all_loops()
+    found = disagreements(closed(dag, steps), EMPTY, HARDWARE)
+    assert not found, found[0]
+    assert Case(dag, HARDWARE).error(steps) < 1e-5
+    nest = follow(closed(dag, steps), EMPTY)
+    powers = next(stage for stage in nest.stages if stage.stage == "powers")
+    assert powers.allocated_bytes.tolist() == [7 * 12 * 4]
+    assert powers.allocated_at == 0
+    assert "# powers, kept outside of all loops" in loop_nest_text(closed(dag, steps))
+
+
 REFUSED: dict[str, tuple[ComputeDAG, tuple[Step, ...], str]] = {
     "nowhere": (_softmax(), (StoreAt("powers", "shares", "i.0"),), "it is not computed at a loop"),
     "no such loop": (_window(0), (*WINDOW[:3], StoreAt("a", "c", "z.0")), "has no loop 'z.0'"),
@@ -104,6 +123,20 @@ REFUSED: dict[str, tuple[ComputeDAG, tuple[Step, ...], str]] = {
         _softmax(),
         (ComputeAt("peak", "powers", "i.0"), StoreAt("peak", "shares", "i.0")),
         "not computed inside 'i.0' of 'shares'",
+    ),
+    "outside of another stage": (
+        _softmax(),
+        (ComputeAt("peak", "powers", "i.0"), StoreAt("peak", "shares", "")),
+        "not computed inside '' of 'shares'",
+    ),
+    "accumulated by several threads": (
+        _softmax(),
+        (
+            Annotate("powers", ("i.0",), "parallel"),
+            ComputeAt("peak", "powers", "i.0"),
+            StoreAt("peak", "powers", ""),
+        ),
+        "threads would accumulate in the same place",
     ),
     "read outside": (_window(0), WINDOW[:3], "consumer 'd' is outside 'i.0'"),
     "read before": (
