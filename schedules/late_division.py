@@ -79,6 +79,8 @@ def _factors(expr: Expr) -> list[Expr]:
 
 def _quotient(dag: ComputeDAG, stage: Stage, expr: Expr) -> _Quotient | None:
     match expr:
+        case Call("div", (Const(), _), _):
+            return None  # a reciprocal: nothing is divided but it
         case Call("div", (dividend, divisor), _) if _is_invariant(stage, divisor):
             return _Quotient(dividend, divisor, lambda quotient: quotient)
         case Call("select", (condition, Const(0.0) as zero, kept), dtype):

@@ -26,7 +26,7 @@ from schedules.footprint import (
     footprint,
     table,
 )
-from schedules.plan import Access, Plan, StagePlan
+from schedules.plan import Access, Plan, StagePlan, read_alike
 from schedules.program_nest import AccessNest, LoopNest, ProgramNest, StageNest
 from schedules.regions import Region, check_stored
 from schedules.sketch import Choices, Sketch
@@ -271,7 +271,7 @@ class Follower:
     def pack_loops(self, plan: StagePlan, pack: Pack) -> list[int]:
         """The chain loops (positions) that index the packed copy, outermost first."""
         accesses = [a for a in plan.accesses if a.tensor == pack.tensor]
-        if len(accesses) != 1 or None in accesses[0].indices:
+        if not read_alike(accesses) or (len(accesses) > 1 and self.is_runtime_pack(pack)):
             raise ScheduleError(
                 f"pack for {plan.name!r}: {pack.tensor!r} has no single affine read"
             )

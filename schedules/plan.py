@@ -6,6 +6,7 @@ plan serves a whole population. ``nest.py`` adds the numbers, ``lower`` the code
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -383,7 +384,8 @@ def _check_packs(dag: ComputeDAG, plan: StagePlan) -> None:
         source = dag.input_by_name.get(pack.tensor)
         if pack.at is None and source is None:
             raise ScheduleError(f"{what}: {pack.tensor!r} is computed, so it needs a place")
-        shared = len(dag.consumers[pack.tensor]) > 1
+        others = (dag.stage(n) for n in dag.consumers[pack.tensor] if n != plan.name)
+        shared = any(not reads_one_place(other, pack.tensor) for other in others)
         if pack.at is None and source is not None and source.constant and shared:
             raise ScheduleError(f"{what}: other stages read {pack.tensor!r} as it was")
 
@@ -457,6 +459,18 @@ def stage_accesses(stage: Stage) -> tuple[Access, ...]:
         Access(read, tuple(affine(i) for i in read.indices), behind)
         for read, behind in guarded.items()
     )
+
+
+def read_alike(accesses: Sequence[Access]) -> bool:
+    """The reads are affine, and differ by constants alone; there is at least one."""
+    terms = {tuple(None if i is None else i.terms for i in a.indices) for a in accesses}
+    return len(terms) == 1 and None not in next(iter(terms))
+
+
+def reads_one_place(stage: Stage, tensor: str) -> bool:
+    """No axis moves what ``stage`` reads of ``tensor``."""
+    accesses = [a for a in stage_accesses(stage) if a.tensor == tensor]
+    return all(i is not None and not i.terms for a in accesses for i in a.indices)
 
 
 def _collect(expr: Expr, tested: frozenset[str], found: dict[Read, bool]) -> None:

@@ -1,8 +1,9 @@
 """Rewrites: steps that take a compute DAG to a compute DAG.
 
 They come first in every step list. Each is a plain function in ``REWRITE_FUNCTIONS``; all keep the
-values of the outputs (``SplitReduction`` up to the order of a sum, ``MinimalFiltering`` and
-``QuarterProducts`` up to their rounding and given their constants by :func:`constant_programs`).
+values of the outputs (``SplitReduction`` up to the order of a sum, ``MinimalFiltering``,
+``QuarterProducts`` and ``PairProducts`` up to their rounding and given their constants by
+:func:`constant_programs`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, 
 from schedules.late_division import divide_late
 from schedules.minimal_filtering import constant_filter, minimal_filtering
 from schedules.output_tiles import split_axis
+from schedules.pairs import constant_pairs, pair_products
 from schedules.quarters import constant_quarters, quarter_products
 from schedules.reciprocals import reciprocal
 from schedules.steps import (
@@ -27,6 +29,7 @@ from schedules.steps import (
     DivideLate,
     Inline,
     MinimalFiltering,
+    PairProducts,
     Permute,
     QuarterProducts,
     Reciprocal,
@@ -238,6 +241,7 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     SplitReduction: split_reduction,
     MinimalFiltering: minimal_filtering,
     QuarterProducts: quarter_products,
+    PairProducts: pair_products,
     DivideLate: divide_late,
     Chunk: chunk,
     Reciprocal: reciprocal,
@@ -251,4 +255,5 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
 CONSTANT_PROGRAMS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     MinimalFiltering: constant_filter,
     QuarterProducts: constant_quarters,
+    PairProducts: constant_pairs,
 }

@@ -97,6 +97,21 @@ class QuarterProducts:
 
 
 @dataclass(frozen=True, slots=True)
+class PairProducts:
+    """Multiply the matrices of ``stage`` with one product for two of every three summands.
+
+    Additions take the place of multiplications, with another rounding. See ``pairs.py``.
+
+    ``s[i, j] = sum_k x[i, k] * w[k, j]``  ->  with groups ``g`` of three rows:
+    ``s.peak[i] = max_k |x[i, k]|; s.spread[i, c, g] = x[i, c * groups + g] / s.peak[i];``
+    ``s.pairs[i, j] = sum_g (s.spread[i, 0, g] + w'[g, 1, j]) * (s.spread[i, 1, g] + w'[g, 0, j])``
+    ``+ s.spread[i, 2, g] * w'[g, 2, j]; s[i, j] = s.pairs[i, j] * scales``
+    """
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class DivideLate:
     """Let the sum ``stage`` of shares add what is undivided. See ``late_division.py``.
 
@@ -298,6 +313,7 @@ Step: TypeAlias = (
     | SplitReduction
     | MinimalFiltering
     | QuarterProducts
+    | PairProducts
     | DivideLate
     | Chunk
     | Reciprocal
@@ -321,6 +337,7 @@ REWRITES = (
     SplitReduction,
     MinimalFiltering,
     QuarterProducts,
+    PairProducts,
     DivideLate,
     Chunk,
     Reciprocal,
@@ -331,7 +348,7 @@ REWRITES = (
 )
 
 # Rewrites that change the rounding of results by more than the order of a sum.
-ROUNDING = (MinimalFiltering, QuarterProducts)
+ROUNDING = (MinimalFiltering, QuarterProducts, PairProducts)
 
 # Record tag -> class. Tags are part of the log format and never change.
 STEP_TYPES: dict[str, type[Step]] = {
@@ -340,6 +357,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "split_reduction": SplitReduction,
     "minimal_filtering": MinimalFiltering,
     "quarter_products": QuarterProducts,
+    "pair_products": PairProducts,
     "divide_late": DivideLate,
     "chunk": Chunk,
     "reciprocal": Reciprocal,

@@ -14,8 +14,8 @@ from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from schedules.dag import REDUCE, ComputeDAG, Stage
 from schedules.expr import INDEX_DTYPE, Read, walk
+from schedules.lower.combine import COMBINE, IDENTITY
 from schedules.lower.emit_expr import LIBM, emit
-from schedules.lower.program import COMBINE, IDENTITY
 
 Tir: TypeAlias = Any
 Buffers: TypeAlias = dict[str, Tir]

@@ -12,6 +12,7 @@ from search_space.chains import rule_chain
 from search_space.chunked_rows import rule_chunk, rule_chunked_rows
 from search_space.dots import rule_dots, rule_split_dots
 from search_space.draft import Draft
+from search_space.pairing import rule_pair_products
 from search_space.piecewise import rule_minimal_filtering, rule_piecewise
 from search_space.quartering import rule_quarter_products
 from search_space.rewriting import (
@@ -44,6 +45,7 @@ CPU_RULES = RuleTable(
         rule_stream_chunks,
         rule_chunk,
         rule_minimal_filtering,
+        rule_pair_products,
         rule_quarter_products,
         rule_inline,
         rule_split_dots,
@@ -68,7 +70,11 @@ CPU_RULES = RuleTable(
 RULES: dict[str, RuleTable] = {"cpu": CPU_RULES}
 
 # Rules that change the rounding of results by more than the order of a sum.
-ROUNDING_RULES: tuple[Rule, ...] = (rule_minimal_filtering, rule_quarter_products)
+ROUNDING_RULES: tuple[Rule, ...] = (
+    rule_minimal_filtering,
+    rule_pair_products,
+    rule_quarter_products,
+)
 
 
 def rule_table(kind: str, exact: bool = False) -> RuleTable:

@@ -12,7 +12,7 @@ from math import prod
 from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.guards import skips_padding
 from schedules.hardware import Hardware
-from schedules.plan import stage_accesses
+from schedules.plan import read_alike, reads_one_place, stage_accesses
 from schedules.sketch import Knob
 from schedules.steps import Annotate, ComputeAt, Inline, Pack, Ref, Reorder, Scope, Step, Tile
 from search_space.analysis import (
@@ -327,12 +327,14 @@ def _packed(draft: Draft, pair: TilePair) -> list[Draft]:
         name = access.tensor
         if not moves_with(access, pair.vector.name) or not is_separable(access):
             continue
-        if sum(a.tensor == name for a in stage_accesses(pair.accumulate)) > 1:
-            continue
+        alike = [a for a in stage_accesses(pair.accumulate) if a.tensor == name]
         constant = name in inputs and inputs[name].constant
-        if constant and dag.consumers[name] == (pair.accumulate.name,):
+        if len(alike) > 1 and not (constant and access == alike[0] and read_alike(alike)):
+            continue
+        others = [dag.stage(n) for n in dag.consumers[name] if n != pair.accumulate.name]
+        if constant and all(reads_one_place(other, name) for other in others):
             draft = draft.loop(Pack(pair.accumulate.name, name))
-        elif not is_contiguous_along(access, pair.vector.name):
+        elif len(alike) == 1 and not is_contiguous_along(access, pair.vector.name):
             block = (pair.consume.name, _last_parallel(pair))
             places = [("pack-block", block), ("pack-root", None)]
             return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,11 @@ class Packing:
     shape: tuple[int, ...]
     indices: tuple[NDArray[np.int64], ...]
     program: ComputeDAG | None = None
+
+    def place(self, element: tuple[int, ...]) -> list[int]:
+        """Where an element of the tensor is; the loops move one of its dimensions each."""
+        places = [np.argwhere(i == e)[0] for i, e in zip(self.indices, element, strict=True)]
+        return [int(p) for p in np.max(places, axis=0)]
 
     def apply(self, array: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The packed copy of ``array``, C-contiguous; written to ``out`` where that is given.
@@ -57,17 +63,25 @@ def unpacked_constant(shape: tuple[int, ...]) -> Packing:
 
 
 def constant_packing(
-    positions: Positions, stage: StagePlan, access: Access, loops: list[Loop]
+    positions: Positions, stage: StagePlan, accesses: Sequence[Access], loops: Sequence[Loop | None]
 ) -> Packing:
-    """The packing of what ``stage`` reads through ``access``, one dimension per loop."""
-    shape = tuple(positions.extent(loop) for loop in loops)
+    """The packing of what ``stage`` reads through ``accesses``, which differ by constants.
+
+    One dimension per loop; ``None`` among the loops stands for the number of the access.
+    """
+    shape = tuple(len(accesses) if x is None else positions.extent(x) for x in loops)
     grids = np.meshgrid(*(np.arange(s) for s in shape), indexing="ij", sparse=True)
-    values = dict(zip(loops, grids, strict=True))
+    values = {x: grid for x, grid in zip(loops, grids, strict=True) if x is not None}
     zero = np.zeros((1,) * len(shape), dtype=np.int64)
     indices = []
-    for index in access.indices:
-        assert index is not None
-        linear = positions.index(stage, index)
-        value = positions.evaluate(linear, values.__getitem__, np.minimum, np.maximum)
-        indices.append(np.asarray(zero + value))
+    for dimension in range(len(accesses[0].indices)):
+        each = []
+        for access in accesses:
+            index = access.indices[dimension]
+            assert index is not None
+            linear = positions.index(stage, index)
+            value = positions.evaluate(linear, values.__getitem__, np.minimum, np.maximum)
+            each.append(np.asarray(zero + value))
+        alike = all(np.array_equal(each[0], other) for other in each[1:])
+        indices.append(each[0] if alike else np.concatenate(each, axis=loops.index(None)))
     return Packing(shape, tuple(indices))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from schedules.dag import REDUCE, ComputeDAG
 from schedules.errors import ScheduleError
 from schedules.expr import Read
 from schedules.hardware import Hardware
+from schedules.lower.combine import IDENTITY, combined
 from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
@@ -34,24 +35,6 @@ from schedules.steps import Pack, Step
 
 # Limited loops end at multiples of this; all usual factors of unrolled reductions divide it.
 LIMIT_STEP = 48
-
-IDENTITY: dict[str, Callable[[str], Any]] = {
-    "sum": lambda dtype: tirx.const(0, dtype),
-    "prod": lambda dtype: tirx.const(1, dtype),
-    "max": lambda dtype: _extreme(dtype, -inf, tirx.min_value),
-    "min": lambda dtype: _extreme(dtype, inf, tirx.max_value),
-}
-COMBINE: dict[str, Callable[[Any, Any], Any]] = {
-    "sum": lambda a, b: a + b,
-    "prod": lambda a, b: a * b,
-    "max": tirx.max,
-    "min": tirx.min,
-}
-
-
-def _extreme(dtype: str, infinite: float, finite: Callable[[str], Any]) -> Any:
-    """Infinity where there is one: LLVM knows that the first term beats it and compares nothing."""
-    return tirx.const(infinite, dtype) if "float" in dtype else finite(dtype)
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,7 @@ class _Program:
         self.bodies: dict[str, VersionedBody] = {}
         self.versions: dict[Group, Version] = {}
         self.packs: dict[str, Packing] = {}
-        self.packed: dict[tuple[str, str], tuple[Any, list[Loop]]] = {}
+        self.packed: dict[tuple[str, str], tuple[Any, list[Loop | None]]] = {}
         self.allocated: list[Any] = []
         self.buffers: dict[str, Any] = {}
         self._declare()
@@ -117,18 +100,18 @@ class _Program:
                 self.allocated.append(buffer)
 
     def _declare_pack(self, stage: StagePlan, pack: Pack) -> None:
-        access = _access_of(stage, pack)
         loops = [stage.chain[d] for d in self.follower.pack_loops(stage, pack)]
         if not self.follower.is_runtime_pack(pack):
-            packing = constant_packing(self.positions, stage, access, loops)
-            self.packs[pack.tensor] = packing
-            self.packed[stage.name, pack.tensor] = (None, loops)
+            accesses = _accesses_of(stage, pack.tensor)
+            order = _with_reads(loops, len(accesses))
+            self.packs[pack.tensor] = constant_packing(self.positions, stage, accesses, order)
+            self.packed[stage.name, pack.tensor] = (None, order)
             return
         shape = tuple(self.positions.extent(x) for x in loops)
         dtype = self.plan.dag.dtype_of(pack.tensor)
         buffer = _buffer(shape, dtype, f"{pack.tensor}.pack")
         self.allocated.append(buffer)
-        self.packed[stage.name, pack.tensor] = (buffer, loops)
+        self.packed[stage.name, pack.tensor] = (buffer, [*loops])
 
     def lowered(self, programs: dict[str, ComputeDAG]) -> Lowered:
         statements = []
@@ -203,8 +186,9 @@ class _Program:
             if copied is not None:
                 continue
             inner = [x for x in loops if x in stage.loops[position:]]
-            block = int(np.prod([self.positions.extent(x) for x in inner]))
-            place = [0 if x in inner else self.values[x] for x in loops]
+            reads = len(_accesses_of(stage, pack.tensor))
+            block = reads * prod(self.positions.extent(x) for x in inner if x is not None)
+            place = [0 if x is None or x in inner else self.values[x] for x in loops]
             line = self.hardware.cache_line_bytes
             statements += fetch_ahead(self.buffers[pack.tensor], place, block, line)
         if stage.loops[position - 1].kind != REDUCE or not stage.packs:
@@ -346,7 +330,7 @@ class _Program:
         )
         if stage.stage.combiner is not None:
             old = tirx.BufferLoad(buffer, indices)
-            value = COMBINE[stage.stage.combiner](old, value)
+            value = combined(stage.stage.combiner, old, value)
         store = tirx.BufferStore(buffer, value, indices)
         tests = [test >= 0 for group in body.groups for test in self._tests(group)]
         return tirx.IfThenElse(tirx.all(*tests), store, None) if tests else store
@@ -391,8 +375,14 @@ class _Program:
         if packed is not None:
             buffer, loops = packed
             buffer = self.buffers[read.tensor] if buffer is None else buffer
-            return tirx.BufferLoad(buffer, [self.values[x] for x in loops])
+            reads = [a.read for a in _accesses_of(stage, read.tensor)]
+            number = reads.index(read)
+            return tirx.BufferLoad(buffer, [number if x is None else self.values[x] for x in loops])
         access = next(a for a in stage.accesses if a.read == read)
+        if read.tensor in self.packs:
+            element = tuple(i.constant for i in access.indices if i is not None)
+            place = self.packs[read.tensor].place(element)
+            return tirx.BufferLoad(self.buffers[read.tensor], place)
         return tirx.BufferLoad(self.buffers[read.tensor], self._indices(stage, access))
 
     def _indices(self, stage: StagePlan, access: Access) -> list[Any]:
@@ -434,8 +424,9 @@ class _Program:
         ]
 
     def _pack(self, stage: StagePlan, pack: Pack) -> tirx.Stmt:
-        buffer, loops = self.packed[stage.name, pack.tensor]
-        access = _access_of(stage, pack)
+        buffer, order = self.packed[stage.name, pack.tensor]
+        loops = [loop for loop in order if loop is not None]
+        (access,) = _accesses_of(stage, pack.tensor)
         depth = self.follower.pack_depth(stage, pack)
         chain = self.follower._loop_nests(stage)
         kinds = [
@@ -456,8 +447,14 @@ class _Program:
         return self._parallel(loops[:leading], lambda: build(leading))
 
 
-def _access_of(stage: StagePlan, pack: Pack) -> Access:
-    return next(a for a in stage.accesses if a.tensor == pack.tensor)
+def _accesses_of(stage: StagePlan, tensor: str) -> list[Access]:
+    return [a for a in stage.accesses if a.tensor == tensor]
+
+
+def _with_reads(loops: list[Loop], reads: int) -> list[Loop | None]:
+    """Where one step of a reduction reads several elements, they are next to each other."""
+    inside = max((n for n, x in enumerate(loops, 1) if x.kind == REDUCE), default=0)
+    return [*loops[:inside], *[None] * (reads > 1), *loops[inside:]]
 
 
 def _first_reduce(stage: StagePlan) -> int:

@@ -125,8 +125,8 @@ def test_any_json_is_steps_or_refused(value: Any) -> None:
 def test_tags_never_change() -> None:
     """They are part of the log format."""
     assert " ".join(STEP_TYPES) == (
-        "inline cache_write split_reduction minimal_filtering quarter_products divide_late "
-        "chunk reciprocal copy_read permute split_axis split_window tile reorder compute_at "
-        "store_at pack annotate scope limit"
+        "inline cache_write split_reduction minimal_filtering quarter_products pair_products "
+        "divide_late chunk reciprocal copy_read permute split_axis split_window tile reorder "
+        "compute_at store_at pack annotate scope limit"
     )
     assert steps_to_json((Tile("y", "i", (2, 4)),)) == [["tile", "y", "i", [2, 4]]]

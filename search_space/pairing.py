@@ -1,0 +1,52 @@
+"""The rule for products of matrices by pairs of summands: additions for multiplications.
+
+Read ``schedules/pairs.py`` for the algebra. Separate from ``quartering.py``, which cuts matrices.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from schedules.dag import Stage
+from schedules.hardware import Hardware
+from schedules.pairs import Paired, paired
+from schedules.steps import PairProducts, SplitReduction, Step
+from search_space.analysis import dtype_bytes_of
+from search_space.draft import Draft
+
+# Rows that use a constant often enough for its time from memory not to be what matters.
+LEAST_ROWS = 64
+# Columns that use a row often enough to pay for what is done to it before.
+LEAST_COLUMNS = 64
+# Vectors of partial results that the sums over a row keep: one choice, as they are a small part.
+LANE_VECTORS = (4, 2, 1)
+
+
+def rule_pair_products(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
+    """Multiply as it stands, or by pairs where rows and columns pay for what they add."""
+    settled = f"{stage.name}.pairs"
+    if stage.name.removesuffix(".acc") in draft.settled or settled in draft.settled:
+        return None
+    found = paired(draft.current, stage)
+    if found is None or not _pays(found):
+        return None
+    plain = draft.settle(settled)
+    by_pairs = plain.settle(stage.name).rewrite(PairProducts(stage.name), label="pairs")
+    return (plain, by_pairs.rewrite(*_lanes(by_pairs, stage, hardware)))
+
+
+def _pays(found: Paired) -> bool:
+    rows = prod(a.extent for a in found.rows)
+    return rows >= LEAST_ROWS and found.column.extent >= LEAST_COLUMNS
+
+
+def _lanes(draft: Draft, stage: Stage, hardware: Hardware) -> list[Step]:
+    """The reductions over a row keep vectors of partial results."""
+    steps: list[Step] = []
+    lanes = hardware.lanes(dtype_bytes_of(stage))
+    for name in (f"{stage.name}.peak", f"{stage.name}.cross"):
+        (axis,) = draft.current.stage(name).reduce
+        counts = [n * lanes for n in LANE_VECTORS if axis.extent % (n * lanes) == 0]
+        if counts:
+            steps.append(SplitReduction(name, axis.name, counts[0]))
+    return steps

@@ -1,0 +1,49 @@
+"""Products by pairs are tried where rows and columns pay for what they add."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from built import Case
+from small_tasks import HARDWARE
+
+from ansor_lite import workloads
+from schedules.dag import ComputeDAG
+from schedules.nest import effective_steps
+from schedules.steps import Pack, PairProducts
+from search_space.sketch_generation import generate_sketches
+
+
+def _matmul(m: int, n: int, k: int) -> ComputeDAG:
+    return workloads.matmul(m, n, k, bias=True, activation="gelu").dag
+
+
+def _by_pairs(dag: ComputeDAG, exact: bool = False) -> list[str]:
+    sketches = generate_sketches(dag, HARDWARE, exact=exact)
+    return [s.name for s in sketches if any(isinstance(x, PairProducts) for x in s.steps)]
+
+
+def test_a_branch_beside_the_plain_product() -> None:
+    dag = _matmul(64, 80, 96)
+    assert _by_pairs(dag) == ["pairs/rows/rows-fused", "pairs/columns/rows-fused"]
+    assert len(_by_pairs(dag)) < len(generate_sketches(dag, HARDWARE))
+
+
+@pytest.mark.parametrize("sizes", [(32, 80, 96), (64, 32, 96), (64, 80, 64)])
+def test_refuses_because_it_cannot_pay_or_has_no_groups(sizes: tuple[int, int, int]) -> None:
+    assert not _by_pairs(_matmul(*sizes))
+
+
+def test_refuses_because_results_are_to_be_exact() -> None:
+    assert not _by_pairs(_matmul(64, 80, 96), exact=True)
+
+
+@pytest.mark.parametrize("sizes", [(64, 80, 96), (67, 73, 99)])
+def test_programs_are_right(sizes: tuple[int, int, int]) -> None:
+    dag = _matmul(*sizes)
+    case, rng = Case(dag, HARDWARE), np.random.default_rng(0)
+    for sketch in generate_sketches(dag, HARDWARE):
+        if "pairs" in sketch.name.split("/"):
+            assert any(isinstance(s, Pack) for s in sketch.steps)
+            for row in sketch.random(2, rng):
+                assert case.error(effective_steps(sketch, row)) < 1e-5
