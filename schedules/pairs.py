@@ -1,8 +1,8 @@
 """Products of matrices by pairs of summands: additions in the place of multiplications, a rewrite.
 
 ``x[a] w[a] + x[b] w[b] = (x[a] + w[b]) (x[b] + w[a]) - x[a] x[b] - w[a] w[b]``: one multiplication
-for two, and what is subtracted is a sum per row and a sum per column (Winograd, A new algorithm for
-inner product, IEEE Transactions on Computers C-17, 1968). A processor whose adders work beside its
+for two, and what is subtracted is a sum per row and a sum per column (A new algorithm for inner
+product, IEEE Transactions on Computers C-17, 1968). A processor whose adders work beside its
 multipliers takes two thirds of the time when two summands of three come in a pair. Read
 ``quarters.py`` first. Separate because what is added here is a row to a column: both must be of one
 size (Brent, Stanford CS-157, 1970), so rows are divided by their largest element, and so are the
