@@ -15,6 +15,9 @@ from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, rebuild
 from schedules.steps import SplitAxis
 
+# What the two axes are called, behind the name of the one that they count.
+PARTS = ("tile", "rest")
+
 
 def tile_stride(extent: int, factor: int) -> int:
     """How far tiles of ``factor`` elements are apart: full ones, or two that share some."""
@@ -41,10 +44,14 @@ def split_axis(dag: ComputeDAG, step: SplitAxis) -> ComputeDAG:
         raise ScheduleError(f"{what}: there is no spatial axis {step.axis!r}")
     if stage.name not in dag.outputs or dag.consumers[stage.name]:
         raise ScheduleError(f"{what}: it is not an output alone")
-    tiles = -(-axis.extent // step.factor)
-    if axis.extent % step.factor and tiles != 2:
+    whole, _, part = axis.name.rpartition(".")
+    if part in PARTS and all(f"{whole}.{p}" in {a.name for a in stage.axes} for p in PARTS):
+        raise ScheduleError(f"{what}: {axis.name!r} is a part already")
+    tiles = -(-axis.extent // max(1, step.factor))
+    if step.factor < 1 or (axis.extent % step.factor and tiles != 2):
         raise ScheduleError(f"{what}: {tiles} tiles of {step.factor} are not {axis.extent}")
-    tile, rest = IterAxis(f"{axis.name}.tile", tiles), IterAxis(f"{axis.name}.rest", step.factor)
+    extents = (tiles, step.factor)
+    tile, rest = (IterAxis(f"{axis.name}.{p}", e) for p, e in zip(PARTS, extents, strict=True))
     stride = tile_stride(axis.extent, step.factor)
     value = Call("add", (_call("mul", Axis(tile.name), stride), Axis(rest.name)), INDEX_DTYPE)
 

@@ -147,6 +147,7 @@ def test_an_output_counted_by_tiles_reads_nothing_by_division() -> None:
     ("step", "reason"),
     [
         (SplitAxis("relu", "h", 3), "3 tiles of 3 are not 8"),
+        (SplitAxis("relu", "h", 0), "8 tiles of 0 are not 8"),
         (SplitAxis("relu", "q", 2), "no spatial axis 'q'"),
         (SplitAxis("biased", "h", 2), "not an output alone"),
     ],

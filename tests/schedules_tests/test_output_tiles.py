@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small_tasks import HARDWARE
 
 from schedules.dag import ComputeDAG, IterAxis, Stage, Tensor
+from schedules.errors import ScheduleError
 from schedules.expr import Axis, Call, Read
 from schedules.lower.linear import Positions
 from schedules.lower.versions import versioned_body
@@ -70,3 +71,10 @@ def test_only_the_first_vector_asks_what_it_may_write(extent: int, versions: lis
     body = versioned_body(plan, Positions(follower), (extent,))
     assert [len(v.tests) for group in body.groups for v in group.versions] == versions
     assert all(v.high == 0 for group in body.groups for v in group.versions if v.tests)
+
+
+def test_refuses_because_an_axis_is_a_part_already() -> None:
+    """Places in memory follow from one split of each dimension."""
+    steps = (SplitAxis("y", "i", 6), SplitAxis("y", "i.rest", 3))
+    with pytest.raises(ScheduleError, match=r"'i\.rest' is a part already"):
+        apply_rewrites(_tiled(11), steps)
