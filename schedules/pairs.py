@@ -20,6 +20,9 @@ from schedules.steps import PairProducts
 
 # Summands that are multiplied together in one step: a pair, and one as it stands.
 GROUP = 3
+# Elements of a cache line. Parts of rows that are an odd number of lines long do not meet in the
+# same sets of a cache: rows of a power of two, three parts each, would throw each other out.
+LINE = 16
 # Rows and matrices of zeros are divided by this.
 SMALLEST = 1e-30
 
@@ -196,10 +199,12 @@ def _cross(found: Paired) -> Stage:
 def _spread(found: Paired) -> Stage:
     """``[rows, part, group]``: the data divided by the largest of its row.
 
-    Behind the last group one that subtracts the sum of the row, and one that holds its divisor.
+    Behind the last group one that subtracts the sum of the row, and more that hold its divisor.
     """
     dtype = found.stage.dtype
-    group, part = replace(_group(found), extent=found.groups + 2), f"{found.sum.name}.part"
+    lines = -(-(found.groups + 2) // LINE)
+    group = replace(_group(found), extent=(lines + 1 - lines % 2) * LINE)
+    part = f"{found.sum.name}.part"
     start = Call("mul", (Axis(part), _number(found.groups)), INDEX_DTYPE)
     place = Call("add", (start, Axis(group.name)), INDEX_DTYPE)
     zero = Const(0.0, dtype)
