@@ -81,7 +81,7 @@ def read_inputs(texts: Iterable[str]) -> dict[str, NDArray[Any]]:
         try:
             array = np.load(file, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{file} is not a .npy file: {error}") from error
+            raise InputError(f"{file} is not a .npy file of numbers") from error
         if not isinstance(array, np.ndarray):
             raise InputError(f"{file} is an archive of arrays; give one .npy file per input")
         arrays[name] = array

@@ -34,7 +34,7 @@ from ansor_lite.interrupt import stop_on_signals
 from ansor_lite.linker import linker_command
 from ansor_lite.options import TuningOptions
 from ansor_lite.quiet import native_stderr_hidden
-from ansor_lite.report.text import count_text
+from ansor_lite.report.text import BEYOND_PEAK, count_text
 
 if TYPE_CHECKING:
     from ansor_lite.events import Event
@@ -340,6 +340,8 @@ def bench(
             target = targets.parse(loaded.manifest.target, loaded.manifest.threads)
             rows = tables.profile_rows(loaded.profile(), _peak(target))
             tables.show(tables.stdout_console(), tables.PROFILE_TITLES, rows)
+            if any(row[tables.PROFILE_TITLES.index("of peak")].endswith("*") for row in rows):
+                print(BEYOND_PEAK)
             print(tables.overhead_text(loaded.overhead(repeats)))
 
 

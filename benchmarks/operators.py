@@ -167,7 +167,8 @@ def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     odd = beside_round_shapes(rows)
     peers = [peer for peer in PEERS if any(peer in row.get("speed_up", {}) for row in rows)]
     show(
-        f"{arguments.threads} thread(s); shares of the peak of the same rounds; weights hot | cold",
+        f"{arguments.threads} thread(s); shares of limits of the same rounds: multiply-adds, and a "
+        "copy of as many bytes; weights hot | cold",
         ("operator", "ms", "GFLOP/s", "of peak", "bound", "of roofline", "of round",
          *(f"over {peer}" for peer in peers)),
         [_row(row, odd, peers) for row in rows],

@@ -39,7 +39,7 @@ def share_text(value: float, peak: float | None) -> str:
 
 # Where more than the peak is shown: algorithms such as Winograd's multiply less than is counted.
 BEYOND_PEAK = (
-    "* operations are counted as those of the direct algorithm; peak measured at the start"
+    "* operations are counted as those of the direct algorithm, and the peak is measured once"
 )
 
 
