@@ -38,12 +38,14 @@ from search_space.analysis import (
 )
 from search_space.chains import Link, inside_link
 from search_space.draft import Draft
-from search_space.tiling import ROW_AXES, TilePair, lanes_for, tile_pair
+from search_space.tiling import TilePair, knob_name, lanes_for, tile_pair
 
 # Rows that use an element too seldom to pay for its place in another order.
 MOST_ROWS = 8
 BLOCK_VECTORS = ((1,), (2,), (4,), (8,), (16,))
 USUAL_BLOCK = 2
+# Elements of the longest operand that a register tile spans.
+STREAMED = (1, 2, 4)
 
 
 def rule_split_dots(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -115,43 +117,56 @@ def dots_at(
     assert found is not None
     last = stage.spatial[-1]
     lanes = lanes_for(last.extent, hardware.lanes(dtype_bytes_of(stage)))
-    block = Knob(f"{stage.name}.block", BLOCK_VECTORS, stage.name)
+    block = f"{stage.name}.block"
     outer = [name for name in _shared(found) if name != last.name]
     rest = [a.name for a in stage.spatial[:-1] if a.name not in outer]
     blocks = [f"{name}.0" for name in (*outer, last.name)]
     inside = (stage.name, blocks[-1])
     order = (*blocks, *(f"{name}.0" for name in rest), f"{last.name}.1", f"{last.name}.2")
     steps: list[Step] = [
-        Tile(stage.name, last.name, (Ref(block.name), lanes)),
+        Tile(stage.name, last.name, (Ref(block), lanes)),
         Reorder(stage.name, order),
         Annotate(stage.name, (f"{last.name}.2",), "vectorize"),
         ComputeAt(found.total.name, *inside),
     ]
     if place is None:
         steps.append(Annotate(stage.name, tuple(blocks), "parallel"))
+        draft = draft.knob(Knob(block, BLOCK_VECTORS, stage.name), USUAL_BLOCK)
     else:
         steps.append(ComputeAt(stage.name, *place))
-        steps.append(_ahead(found.pair))
-    draft = draft.knob(block, USUAL_BLOCK).loop(*steps).place(stage.name, found.total.name)
-    pair = rows_besides(found.pair, single)
+        draft = draft.knob(Knob(block, BLOCK_VECTORS[:2], stage.name), 0)
+    draft = draft.loop(*steps).place(stage.name, found.total.name)
+    pair = found.pair if place is None else rows_besides(found.pair, single)
     draft, _ = inside_link(draft, Link(pair, apart=False), inside, hardware)
-    return draft
+    return draft if place is None else _one_by_one(draft, pair)
 
 
 def rows_besides(pair: TilePair, single: Collection[str]) -> TilePair:
-    """``pair`` whose rows share an operand, and go along other axes than ``single``."""
+    """``pair`` whose rows are all that share an operand, along other axes than ``single``."""
     reused = reuse_axes(pair.accumulate, pair.vector.name)
-    rows = tuple(a for a in reused if a.name not in single)[-ROW_AXES:]
+    rows = tuple(a for a in reused if a.name not in single)
     used = {pair.vector, *rows}
     outer = tuple(a for a in pair.accumulate.spatial if a.extent > 1 and a not in used)
     return replace(pair, rows=rows, outer=outer)
 
 
-def _ahead(pair: TilePair) -> Step:
-    """Hints for what the next iterations around the accumulation read."""
-    inner = {pair.vector.name, *(a.name for a in pair.rows)}
-    outer = next(a.name for a in pair.accumulate.spatial if a.name not in inner)
-    return Annotate(pair.accumulate.name, (f"{outer}.0",), "prefetch")
+def _one_by_one(draft: Draft, pair: TilePair) -> Draft:
+    """Register tiles that walk through the longest operand element by element, in order.
+
+    Where rows of it take turns, the processor's prefetchers lose track.
+    """
+    streamed = max(map(axes_of, pair.accumulate.reads()), key=lambda names: _size(pair, names))
+    tiles = (
+        (*(min(a.extent, most) if a.name in streamed else a.extent for a in pair.rows), 1)
+        for most in STREAMED
+    )
+    tiles = (t for t in dict.fromkeys(tiles) if prod(t) <= max(STREAMED) * MOST_ROWS // 2)
+    knob = Knob(knob_name(pair, "register"), tuple(tiles), pair.consume.name)
+    return draft.narrowed(knob, 0)
+
+
+def _size(pair: TilePair, names: set[str]) -> int:
+    return prod(a.extent for a in pair.accumulate.axes if a.name in names)
 
 
 def _dots(draft: Draft, stage: Stage, hardware: Hardware) -> _Dots | None:

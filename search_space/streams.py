@@ -51,6 +51,7 @@ from search_space.dots import (
 from search_space.draft import Draft
 from search_space.tiling import (
     TilePair,
+    best_register,
     knob_name,
     lanes_for,
     register_knobs,
@@ -60,13 +61,12 @@ from search_space.tiling import (
 
 # Summands of a chunk: the nearest divisors of all of them. Short ones leave more to add up at the
 # end, long ones more of their exponentials behind in the caches.
-CHUNKS = (512, 256)
+CHUNKS = (512, 1024)
 SHORTEST, LONGEST = 64, 2048
 # Chunks for every thread, so that none waits long for another.
 CHUNKS_PER_THREAD = 4
 # Vectors of partial results of a reduction over a chunk: enough to hide the latency of an addition.
 LANE_VECTORS = 4
-AHEAD = "prefetch"
 
 
 def rule_stream_chunks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -267,14 +267,22 @@ def _parts(draft: Draft, found: _Streams, hardware: Hardware) -> tuple[Draft, li
     draft = register_knobs(draft, pair, hardware)
     register = knob_name(pair, "register")
     draft = draft.narrowed(Knob(knob_name(pair, "columns"), ((1,),), link.stage), 0)
+    tiles = _whole_rows(draft.choices(register), pair)
+    best = best_register(tiles, pair, tuple(a.extent for a in pair.rows))
+    draft = draft.narrowed(Knob(register, tiles, link.stage), best)
     others = [a for a in link.outer if a != found.chunk]
     parallel = [f"{a}.0" for a in (*others, found.chunk)]
     outside = [*parallel, f"{link.vector}.0", *(f"{a}.0" for a in link.rows)]
     steps: list[Step] = [Tile(link.stage, a, (Ref(register, i),)) for i, a in enumerate(link.rows)]
     steps += tile_steps(link, outside)
     steps.append(Annotate(link.stage, tuple(parallel), "parallel"))
-    steps.append(Annotate(pair.accumulate.name, (f"{pair.accumulate.reduce[0].name}.0",), AHEAD))
     return draft.loop(*steps).place(link.stage, pair.accumulate.name), parallel
+
+
+def _whole_rows(tiles: tuple[tuple[int, ...], ...], pair: TilePair) -> tuple[tuple[int, ...], ...]:
+    """The tiles as wide as the operand that streams, if any: then it is read in its order."""
+    whole = tuple(t for t in tiles if t[-1] * pair.lanes >= pair.vector.extent)
+    return whole or tiles
 
 
 def _kept(draft: Draft, stage: Stage, place: tuple[str, str], along: tuple[str, ...]) -> Draft:

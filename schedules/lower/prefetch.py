@@ -15,9 +15,6 @@ from tvm import DataType, tirx
 
 # Two pages: fetching takes as long as computing on some thousand bytes, and L2 has room for it.
 AHEAD_BYTES = 8192
-# The same where elements are used a few times each, so that memory is what is waited for (measured
-# on Zen 4: half and four times as far are slower).
-STREAM_BYTES = 16384
 # The third operand of LLVM's hint, from 0 (used once) to 3 (into the nearest cache).
 INTO_L2 = 2
 
@@ -38,12 +35,6 @@ def fetch_ahead(
     start = tirx.min(_flat(place, shape) + ahead, last)
     steps = range(0, block, max(1, line_bytes // element))
     return [_fetch(buffer, [*[0] * (len(shape) - 1), start + step]) for step in steps]
-
-
-def far_ahead(step: int, dtype: str) -> int:
-    """Elements of some steps of ``step`` elements: about as many as :data:`STREAM_BYTES` are."""
-    element = int(DataType(dtype).bits) // 8
-    return -(-STREAM_BYTES // (element * step)) * step
 
 
 def _flat(place: Sequence[Any], shape: Sequence[int]) -> Any:

@@ -24,7 +24,7 @@ from schedules.lower.emit_expr import emit
 from schedules.lower.linear import Linear, Positions
 from schedules.lower.output_places import joined
 from schedules.lower.packing import Packing, constant_packing, unpacked_constant
-from schedules.lower.prefetch import far_ahead, fetch_ahead
+from schedules.lower.prefetch import fetch_ahead
 from schedules.lower.uniform import FIRST_LANE, vector_loop
 from schedules.lower.versions import Group, Version, VersionedBody, versioned_body, within
 from schedules.nest import Follower, pack_annotation
@@ -177,7 +177,7 @@ class _Program:
         return _sequence([*before, self._versions(groups, lambda: self._inside(stage, position))])
 
     def _fetched_ahead(self, stage: StagePlan, position: int) -> list[tirx.Stmt]:
-        """Hints for inputs and packed constants, if the loop before ``position`` gives them."""
+        """Hints for the packed constants, if the loop before ``position`` is to give them."""
         if not position or stage.annotations.get(stage.loops[position - 1].name) != "prefetch":
             return []
         statements: list[tirx.Stmt] = []
@@ -191,27 +191,25 @@ class _Program:
             place = [0 if x is None or x in inner else self.values[x] for x in loops]
             line = self.hardware.cache_line_bytes
             statements += fetch_ahead(self.buffers[pack.tensor], place, block, line)
-        if stage.loops[position - 1].kind != REDUCE or not stage.packs:
-            statements += [x for a in stage.accesses for x in self._next_block(stage, a, position)]
+        for access in stage.accesses if stage.loops[position - 1].kind != REDUCE else ():
+            statements += self._next_block(stage, access, stage.loops[position:])
         return statements
 
-    def _next_block(self, stage: StagePlan, access: Access, position: int) -> list[tirx.Stmt]:
-        """Hints for an input, of the own loop if it is a reduction, else of the one around."""
+    def _next_block(
+        self, stage: StagePlan, access: Access, inner: tuple[Loop, ...]
+    ) -> list[tirx.Stmt]:
+        """Hints for what the next iteration of the loop around ``stage`` reads of an input."""
         source = self.plan.dag.input_by_name.get(access.tensor)
         if source is None or access.guarded or (stage.name, access.tensor) in self.packed:
             return []
         moved = self._moved(stage, access, source.shape)
-        own, outer = stage.loops[position - 1], stage.chain[: stage.depth]
-        around = (x for x in reversed(outer) if self.positions.extent(x) > 1)
-        ahead = moved.get(own if own.kind == REDUCE else next(around, outer[-1]), 0)
-        if not ahead:
+        if not moved.get(stage.chain[stage.depth - 1]):
             return []
-        moving = [x for x in stage.loops[position:] if moved.get(x)]
+        moving = [x for x in inner if moved.get(x)]
         block = int(np.prod([self.positions.extent(x) for x in moving]))
         self.values |= dict.fromkeys(moving, 0)
         place, line = self._indices(stage, access), self.hardware.cache_line_bytes
-        if stage.stage.combiner is not None:
-            ahead = far_ahead(ahead, source.dtype)
+        ahead = moved[stage.chain[stage.depth - 1]]
         return fetch_ahead(self.buffers[access.tensor], place, block, line, ahead)
 
     def _moved(self, stage: StagePlan, access: Access, shape: tuple[int, ...]) -> dict[Loop, int]:

@@ -12,7 +12,6 @@ from small_tasks import HARDWARE
 
 from ansor_lite import workloads
 from schedules.dag import ComputeDAG
-from schedules.lower import lower
 from schedules.nest import effective_steps
 from schedules.sketch import Sketch
 from schedules.steps import Chunk, ComputeAt, StoreAt
@@ -69,11 +68,11 @@ def test_threads_share_heads_and_chunks_and_keep_what_the_sums_need() -> None:
     assert {places[n] for n in ("scores", "powers.part", "total.part.lanes")} == {part.name}
 
 
-def test_both_operands_are_asked_for_ahead() -> None:
-    dag = _dag("grouped heads")
-    text = lower(dag, default_steps(dag, HARDWARE), HARDWARE).func.script()
-    hints = [line for line in text.splitlines() if "llvm.prefetch" in line]
-    assert {name for name in ("k", "v", "q") if any(f"({name}[" in x for x in hints)} == {"k", "v"}
+def test_operands_are_walked_through_in_order() -> None:
+    sketch = _sketches(_dag("queries of groups"))[0]
+    choices = {knob.name: knob.choices for knob in sketch.knobs}
+    assert choices["scores.lanes.register"] == ((2, 2, 1, 1), (2, 2, 2, 1), (2, 2, 4, 1))
+    assert {tile[-1] for tile in choices["attended.undivided.part.register"]} == {2}
 
 
 REFUSED: dict[str, tuple[tuple[int, int, int, int], dict[str, Any]]] = {
