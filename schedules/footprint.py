@@ -88,17 +88,26 @@ def footprint(
 def count_operations(stage: Stage) -> dict[str, int]:
     """Operations of one innermost iteration by class; index arithmetic does not count."""
     counts: dict[str, int] = {}
-    _count(stage.body, counts)
     if stage.combiner == "sum":
-        body = stage.body
-        fused = isinstance(body, Call) and body.op == "mul"
-        if fused:
-            counts["mul"] -= 1
-        counts["mad" if fused else "addsub"] = counts.get("mad" if fused else "addsub", 0) + 1
-    elif stage.combiner is not None:
+        for term in terms_of(stage.body):
+            _count(term, counts)
+            fused = isinstance(term, Call) and term.op == "mul"
+            if fused:
+                counts["mul"] -= 1
+            counts["mad" if fused else "addsub"] = counts.get("mad" if fused else "addsub", 0) + 1
+        return {kind: count for kind, count in counts.items() if count}
+    _count(stage.body, counts)
+    if stage.combiner is not None:
         kind = "mul" if stage.combiner == "prod" else "compare"
         counts[kind] = counts.get(kind, 0) + 1
     return {kind: count for kind, count in counts.items() if count}
+
+
+def terms_of(body: Expr) -> list[Expr]:
+    """What a sum adds up in one step, one after the other."""
+    if isinstance(body, Call) and body.op == "add":
+        return [term for arg in body.args for term in terms_of(arg)]
+    return [body]
 
 
 def _count(expr: Expr, counts: dict[str, int]) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
+from schedules.expr import Call
+from schedules.footprint import terms_of
 from schedules.guards import skips_padding
 from schedules.hardware import Hardware
 from schedules.plan import read_alike, reads_one_place, stage_accesses
@@ -222,6 +224,8 @@ def register_knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     tiles = register_tiles(
         rows, pair.vector.extent, pair.lanes, hardware.vector_registers, hardware.fma_latency
     )
+    if _adds_to_rows(pair.accumulate):
+        tiles = _tall(tiles, hardware) or tiles
     group = pair.consume.name
     best = best_register(tiles, pair, rows)
     draft = draft.knob(Knob(knob_name(pair, "register"), tiles, group), best)
@@ -230,6 +234,18 @@ def register_knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     default = usual_multiple(columns, pair.vector.extent, width, USUAL_COLUMN_TILES)
     draft = draft.knob(Knob(knob_name(pair, "columns"), columns, group), default)
     return draft.knob(Knob(knob_name(pair, "unroll"), _unroll_choices(pair), group), 0)
+
+
+def _adds_to_rows(stage: Stage) -> bool:
+    """Products of sums: what is added to an operand is used once, not by several vectors."""
+    products = (t for t in terms_of(stage.body) if isinstance(t, Call) and t.op == "mul")
+    return any(isinstance(a, Call) and a.op == "add" for t in products for a in t.args)
+
+
+def _tall(tiles: tuple[tuple[int, ...], ...], hardware: Hardware) -> tuple[tuple[int, ...], ...]:
+    """Tiles one vector wide: additions read the elements of rows from memory, no register holds
+    them. Beside each multiplication there is an addition whose latency is to be hidden, too."""
+    return tuple(t for t in tiles if t[-1] == 1 and prod(t) >= 2 * hardware.fma_latency)
 
 
 def _unroll_choices(pair: TilePair) -> tuple[tuple[int, ...], ...]:
