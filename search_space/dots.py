@@ -44,8 +44,6 @@ from search_space.tiling import TilePair, knob_name, lanes_for, tile_pair
 MOST_ROWS = 8
 BLOCK_VECTORS = ((1,), (2,), (4,), (8,), (16,))
 USUAL_BLOCK = 2
-# Elements of the longest operand that a register tile spans.
-STREAMED = (1, 2, 4)
 
 
 def rule_split_dots(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -151,18 +149,13 @@ def rows_besides(pair: TilePair, single: Collection[str]) -> TilePair:
 
 
 def _one_by_one(draft: Draft, pair: TilePair) -> Draft:
-    """Register tiles that walk through the longest operand element by element, in order.
+    """A register tile that walks through the longest operand element by element, in order.
 
     Where rows of it take turns, the processor's prefetchers lose track.
     """
     streamed = max(map(axes_of, pair.accumulate.reads()), key=lambda names: _size(pair, names))
-    tiles = (
-        (*(min(a.extent, most) if a.name in streamed else a.extent for a in pair.rows), 1)
-        for most in STREAMED
-    )
-    tiles = (t for t in dict.fromkeys(tiles) if prod(t) <= max(STREAMED) * MOST_ROWS // 2)
-    knob = Knob(knob_name(pair, "register"), tuple(tiles), pair.consume.name)
-    return draft.narrowed(knob, 0)
+    tile = (*(1 if a.name in streamed else a.extent for a in pair.rows), 1)
+    return draft.narrowed(Knob(knob_name(pair, "register"), (tile,), pair.consume.name), 0)
 
 
 def _size(pair: TilePair, names: set[str]) -> int:

@@ -108,9 +108,11 @@ def _scores(draft: Draft, found: Exponentials) -> Stage | None:
 
 
 def _lengths(stage: Stage, hardware: Hardware) -> list[int]:
-    """Lengths of chunks to try; none where the summands cannot be cut evenly."""
+    """Lengths of chunks to try; none where the summands cannot be cut evenly, or are in a cache."""
     (axis,) = stage.reduce
     read = max(stage.reads(), key=lambda r: prod(_extents(stage, axes_of(r))))
+    if prod(_extents(stage, axes_of(read))) * dtype_bytes_of(stage) <= hardware.l2_bytes:
+        return []
     apart = prod(a.extent for a in stage.spatial if a.name in axes_of(read))
     apart //= stage.spatial[-1].extent
     fewest = CHUNKS_PER_THREAD * hardware.threads
