@@ -21,6 +21,7 @@ from schedules.hardware import Hardware
 from schedules.lower.combine import IDENTITY, combined
 from schedules.lower.cpu import LOOP_KINDS
 from schedules.lower.emit_expr import emit
+from schedules.lower.in_place import stored_in_place
 from schedules.lower.linear import Linear, Positions
 from schedules.lower.output_places import joined
 from schedules.lower.packing import Packing, constant_packing, unpacked_constant
@@ -72,6 +73,7 @@ class _Program:
         self.plan = follower.plan
         self.positions = Positions(follower)
         self.outputs = {name: dag.shape_of(name) for name in dag.outputs}
+        self.in_place = stored_in_place(self.plan, self.positions, self.outputs, hardware)
         self.values: dict[Loop, Any] = {}
         self.bodies: dict[str, VersionedBody] = {}
         self.versions: dict[Group, Version] = {}
@@ -96,8 +98,9 @@ class _Program:
             shape = self.outputs.get(stage.name, stored)
             buffer = _buffer(shape, stage.stage.dtype, stage.name, stage.scope)
             self.buffers[stage.name] = buffer
-            if stage.name not in self.outputs:
+            if stage.name not in self.outputs and stage.name not in self.in_place:
                 self.allocated.append(buffer)
+        self.buffers |= {name: self.buffers[output] for name, output in self.in_place.items()}
 
     def _declare_pack(self, stage: StagePlan, pack: Pack) -> None:
         loops = [stage.chain[d] for d in self.follower.pack_loops(stage, pack)]
@@ -364,7 +367,7 @@ class _Program:
     def _local(self, tensor: str, dimension: int, index: Linear) -> Linear:
         """``index`` relative to where the stored region of ``tensor`` starts."""
         owner = self.plan.by_name.get(tensor)
-        if owner is None or owner.attached is None:
+        if owner is None or owner.attached is None or tensor in self.in_place:
             return index
         return index.plus(self.positions.stored_start(owner, dimension), -1)
 
@@ -401,7 +404,7 @@ class _Program:
         )
         value = value if str(value.ty) == "int32" else tirx.Cast("int32", value)
         owner = self.plan.by_name.get(access.tensor)
-        if owner is None or owner.attached is None:
+        if owner is None or owner.attached is None or access.tensor in self.in_place:
             return value
         return value - self._tir(self.positions.stored_start(owner, dimension))
 
