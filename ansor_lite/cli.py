@@ -105,7 +105,7 @@ def run(command: typer.Typer, name: str, arguments: list[str]) -> int:
         sys.stderr.close()  # nobody reads on; Python would complain when it flushes at exit
         return FAILED
     except _usage_errors() as error:
-        return _complain(f"{error.format_message()} (see {name} --help)", BAD_INPUT)  # type: ignore[attr-defined]
+        return _complain(_misused(error, name), BAD_INPUT)
     return code if isinstance(code, int) else 0
 
 
@@ -113,6 +113,13 @@ def _usage_errors() -> type[Exception]:
     """The base class of the errors that the command-line library raises for wrong usage."""
     names = {c.__name__: c for c in typer.BadParameter.__mro__}
     return names["ClickException"]
+
+
+def _misused(error: Any, name: str) -> str:
+    """What was wrong, and the help of the command, or of the one inside it, that says more."""
+    context = getattr(error, "ctx", None)
+    command = name if context is None else context.command_path
+    return f"{error.format_message()} (see {command} --help)"
 
 
 def _complain(error: object, code: int) -> int:

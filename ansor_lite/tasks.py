@@ -5,7 +5,7 @@ Separate from the graph passes so that search, log and report know tasks without
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -24,7 +24,7 @@ class Task:
     """
 
     name: str
-    dag: ComputeDAG
+    dag: ComputeDAG = field(repr=False)
     weight: int = 1
     parts: tuple[str, ...] = ()
 

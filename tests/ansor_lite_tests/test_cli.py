@@ -120,6 +120,7 @@ APP_REFUSES = {
     "input of text": ("run net.onnx --input x=text.npy", "text.npy is not a .npy file"),
     "best of text": ("log best text.jsonl", "text.jsonl, line 1: not JSON"),
     "best of nothing": ("log best none.jsonl", "none.jsonl"),
+    "merge of nothing": ("log merge", "see ansor-lite log merge --help"),
     "merge without output": ("log merge empty.jsonl", "name the log to write: -o OUT"),
     "merge nowhere": ("log merge empty.jsonl -o no/x", "there is no folder no"),
     "distill newer": ("log distill newer.jsonl -o x.jsonl", "newer version"),
