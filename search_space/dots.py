@@ -91,7 +91,7 @@ def rule_dots(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ..
 
 
 def holds_dots(draft: Draft, stage: Stage, hardware: Hardware) -> bool:
-    """``stage`` is the sum of the lanes of partial sums, or takes it."""
+    """``stage`` combines the lanes of partial results, or takes what does."""
     if stage.combiner is not None:
         return _partial(draft, stage, hardware) is not None
     return _dots(draft, stage, hardware) is not None

@@ -160,7 +160,7 @@ def rule_streams(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft,
             continue
         current, along = draft.current.stage(inner.name), found.inside[inner.name]
         readers = {name.removesuffix(".acc") for name in draft.current.consumers[inner.name]}
-        if holds_dots(draft, current, hardware):
+        if _are_scores(draft, current, hardware):
             single = [a for a, theirs in along.items() if f"{theirs}.0" in parallel]
             draft = dots_at(draft, current, place, hardware, single)
         elif readers <= found.inside.keys():
@@ -189,11 +189,16 @@ def _streams(draft: Draft, stage: Stage, hardware: Hardware) -> _Streams | None:
             if pair is not None and chunk in part.indices:
                 counted = pair.consume.spatial[part.indices.index(chunk)].name
                 inside = _inside(draft, pair, counted)
-                if any(holds_dots(draft, draft.current.stage(n), hardware) for n in inside):
+                if any(_are_scores(draft, draft.current.stage(n), hardware) for n in inside):
                     single = [own for own, axis in pair.axes.items() if axis == counted]
                     link = Link(rows_besides(pair, single), apart=False)
                     return _Streams(stage, total, link, counted, inside)
     return None
+
+
+def _are_scores(draft: Draft, stage: Stage, hardware: Hardware) -> bool:
+    """Sums of products; a mask makes the greatest scores look like such."""
+    return stage.combiner != "max" and holds_dots(draft, stage, hardware)
 
 
 def _inside(draft: Draft, pair: TilePair, chunk: str) -> dict[str, dict[str, str]]:

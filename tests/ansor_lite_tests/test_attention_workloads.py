@@ -173,3 +173,9 @@ def test_keys_of_a_window_are_neighbours_in_memory(window: int) -> None:
 def test_refuses(wrong: dict[str, Any], because: str) -> None:
     with pytest.raises(InputError, match=because):
         workloads.attention(4, **wrong)
+
+
+def test_a_mask_hides_nothing_from_a_single_query() -> None:
+    one = workloads.attention(2, 1, 9, causal=True)
+    assert one.dag == workloads.attention(2, 1, 9).dag
+    assert workloads.attention(2, 2, 9, causal=True).dag != workloads.attention(2, 2, 9).dag

@@ -12,7 +12,8 @@ from built import Case
 from small_tasks import HARDWARE
 
 from ansor_lite import workloads
-from schedules.dag import ComputeDAG
+from schedules.dag import ComputeDAG, Tensor
+from schedules.expr import Axis, Call, Read
 from schedules.nest import effective_steps
 from schedules.sketch import Sketch
 from schedules.steps import ComputeAt, StoreAt
@@ -34,6 +35,19 @@ def _dag(name: str) -> ComputeDAG:
     return workloads.attention(*shape, **options).dag
 
 
+def _masked(dag: ComputeDAG) -> ComputeDAG:
+    """``dag`` with ``mask[b, j]`` added to the scores."""
+    mask = Read("mask", (Axis("b"), Axis("j")), "float32")
+    scaled = dag.stage("scaled")
+    added = replace(scaled, body=Call("add", (scaled.body, mask), "float32"))
+    shape = (1, scaled.axis("j").extent)
+    return replace(
+        dag,
+        inputs=(*dag.inputs, Tensor("mask", shape, "float32")),
+        stages=tuple(added if s is scaled else s for s in dag.stages),
+    )
+
+
 def _sketches(dag: ComputeDAG) -> list[Sketch]:
     return [s for s in generate_sketches(dag, TINY) if s.name.startswith("stream")]
 
@@ -48,6 +62,15 @@ def test_the_program_is_as_followed_and_right(name: str) -> None:
     case = Case(dag, TINY)
     for steps in (*(effective_steps(sketch, row) for row in rows), default_steps(dag, TINY)):
         assert case.error(steps) < 1e-5
+
+
+def test_a_mask_is_added_to_the_scores() -> None:
+    dag = _masked(_dag("grouped heads"))
+    case, sketches = Case(dag, TINY), _sketches(dag)
+    assert sketches
+    for sketch in sketches:
+        (row,) = sketch.random(1, np.random.default_rng(0))
+        assert case.error(effective_steps(sketch, row)) < 1e-5
 
 
 @pytest.mark.parametrize("name", SHAPES)
