@@ -23,16 +23,24 @@ LANE_VECTORS = (4, 2, 1)
 
 
 def rule_pair_products(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
-    """Multiply as it stands, or by pairs where rows and columns pay for what they add."""
+    """Multiply as it stands, or by pairs where rows and columns pay for what they add.
+
+    All products of a task alike: one branch more, not one for every subset of them.
+    """
     settled = f"{stage.name}.pairs"
     if stage.name.removesuffix(".acc") in draft.settled or settled in draft.settled:
         return None
     found = paired(draft.current, stage)
     if found is None or not _pays(found):
         return None
+    others = any(name.endswith(".pairs") for name in draft.settled)
+    like_others = any(isinstance(step, PairProducts) for step in draft.rewrites)
+    if others and not like_others:
+        return None
     plain = draft.settle(settled)
     by_pairs = plain.settle(stage.name).rewrite(PairProducts(stage.name), label="pairs")
-    return (plain, by_pairs.rewrite(*_lanes(by_pairs, stage, hardware)))
+    by_pairs = by_pairs.rewrite(*_lanes(by_pairs, stage, hardware))
+    return (by_pairs,) if like_others else (plain, by_pairs)
 
 
 def _pays(found: Paired) -> bool:

@@ -48,6 +48,7 @@ from search_space.tiling import (
     TilePair,
     knob_name,
     lanes_for,
+    other_accumulations,
     register_knobs,
     tile_pair,
     vector_steps,
@@ -144,7 +145,7 @@ def rule_row_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Dra
 
 def _block(draft: Draft, stage: Stage, hardware: Hardware) -> _Block | None:
     pair = tile_pair(draft, stage, hardware)
-    if pair is None or not pair.rows:
+    if pair is None or not pair.rows or other_accumulations(draft, pair):
         return None
     row = max(pair.rows, key=lambda axis: axis.extent).name
     rows = {pair.accumulate.name: row, stage.name: pair.axes[row]}

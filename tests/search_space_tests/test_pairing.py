@@ -34,6 +34,15 @@ def test_refuses_because_it_cannot_pay_or_has_no_groups(sizes: tuple[int, int, i
     assert not _by_pairs(_matmul(*sizes))
 
 
+def test_products_of_one_task_are_computed_alike() -> None:
+    dag = workloads.gated_matmul(64, 80, 96).dag
+    products = [
+        sum(isinstance(x, PairProducts) for x in sketch.steps)
+        for sketch in generate_sketches(dag, HARDWARE)
+    ]
+    assert set(products) == {0, 2}
+
+
 def test_refuses_because_results_are_to_be_exact() -> None:
     assert not _by_pairs(_matmul(64, 80, 96), exact=True)
 
