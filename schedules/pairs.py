@@ -80,7 +80,9 @@ def _roles(stage: Stage, data: Read, weights: Read) -> Paired | None:
 def pair_products(dag: ComputeDAG, step: PairProducts) -> ComputeDAG:
     """``s`` by way of ``s.peak``, ``s.inverse``, ``s.cross``, ``s.spread`` and ``s.pairs``.
 
-    The constant of the result holds the groups of its rows (see :func:`constant_pairs`).
+    The constant of the result holds the groups of its rows (see :func:`constant_pairs`). Errors are
+    those of a sum of products of the largest elements of a row and of the constant; a row that
+    holds an infinity becomes NaN.
     """
     found = _found(dag, step)
     new = (_peak(found), _inverse(found), _cross(found), _spread(found), _pairs(found))
