@@ -29,12 +29,16 @@ SMALLEST = 1e-30
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """``stage`` sums ``data[rows, sum] * weights[sum, column]``; a group divides the sum."""
+    """``stage`` sums ``data[rows, sum] * weights[held, sum, column]``; a group divides the sum.
+
+    ``held``: rows that have weights of their own.
+    """
 
     stage: Stage
     data: Read
     weights: Read
     rows: tuple[IterAxis, ...]
+    held: tuple[IterAxis, ...]
     column: IterAxis
     sum: IterAxis
 
@@ -65,16 +69,17 @@ def paired(dag: ComputeDAG, stage: Stage) -> Paired | None:
 def _roles(stage: Stage, data: Read, weights: Read) -> Paired | None:
     (summed,) = stage.reduce
     names = [i.name for i in weights.indices if isinstance(i, Axis)]
-    columns = [a for a in stage.spatial if a.name in names]
     moving = [e.name for i in data.indices for e in walk(i) if isinstance(e, Axis)]
+    columns = [a for a in stage.spatial if a.name in names and a.name not in moving]
     rows = tuple(a for a in stage.spatial if a not in columns)
-    plain = len(weights.indices) == len(names) == 2 and len(columns) == 1 and summed.name in names
+    held = tuple(a for a in rows if a.name in names)
+    plain = len(weights.indices) == len(names) == len(held) + 2 and summed.name in names
     whole = sorted(moving) == sorted([*(a.name for a in rows), summed.name])
-    if not plain or not whole or not rows or Axis(summed.name) not in data.indices:
+    if not plain or not whole or len(columns) != 1 or rows == held:
         return None
-    if summed.extent % GROUP:
+    if Axis(summed.name) not in data.indices or summed.extent % GROUP:
         return None
-    return Paired(stage, data, weights, rows, columns[0], summed)
+    return Paired(stage, data, weights, rows, held, columns[0], summed)
 
 
 def pair_products(dag: ComputeDAG, step: PairProducts) -> ComputeDAG:
@@ -107,33 +112,36 @@ def constant_pairs(dag: ComputeDAG, step: PairProducts) -> ComputeDAG:
     source = dag.input_by_name[found.weights.tensor]
     name, dtype, groups = source.name, source.dtype, found.groups
     row, column = (IterAxis("k", found.sum.extent), IterAxis("j", found.column.extent))
+    held = tuple(IterAxis(f"h{n}", a.extent) for n, a in enumerate(found.held))
+    own = tuple(Axis(a.name) for a in held)
 
     def weight(k: Expr) -> Read:
-        places = {found.sum.name: k, found.column.name: Axis("j")}
+        places: dict[str, Expr] = {found.sum.name: k, found.column.name: Axis("j")}
+        places |= {a.name: place for a, place in zip(found.held, own, strict=True)}
         indices = (places[i.name] for i in found.weights.indices if isinstance(i, Axis))
         return Read(name, tuple(indices), dtype)
 
     one = IterAxis("one", 1)
-    axes = (one, replace(row, kind=REDUCE), replace(column, kind=REDUCE))
+    axes = (one, *(replace(a, kind=REDUCE) for a in (*held, row, column)))
     largest = Stage("largest", axes, Call("abs", (weight(Axis("k")),), dtype), dtype, "max")
     divisor = Call("max", (Read("largest", (_number(0),), dtype), Const(SMALLEST, dtype)), dtype)
     body = Call("div", (weight(Axis("k")), divisor), dtype)
-    scaled = Stage("scaled", (row, column), body, dtype)
+    scaled = Stage("scaled", (*held, row, column), body, dtype)
 
     def at(part: int) -> Read:
-        return Read("scaled", (_plus(Axis("g"), part * groups), Axis("j")), dtype)
+        return Read("scaled", (*own, _plus(Axis("g"), part * groups), Axis("j")), dtype)
 
-    pairs = (column, IterAxis("g", groups, REDUCE))
+    pairs = (*held, column, IterAxis("g", groups, REDUCE))
     crossed = Stage("crossed", pairs, Call("mul", (at(0), at(1)), dtype), dtype, "sum")
-    negative = Call("sub", (Const(0.0, dtype), Read("crossed", (Axis("j"),), dtype)), dtype)
+    negative = Call("sub", (Const(0.0, dtype), Read("crossed", (*own, Axis("j")), dtype)), dtype)
     product = Call("div", (negative, divisor), dtype)
     last = _picked("c", (product, divisor, Const(1.0, dtype)), dtype)
     inside = Call("lt", (Axis("g"), _number(groups)), "bool")
     place = Call("mul", (Axis("c"), _number(groups)), INDEX_DTYPE)
     row_of = Call("add", (Axis("g"), place), INDEX_DTYPE)
-    regular = Read("scaled", (row_of, Axis("j")), dtype)
+    regular = Read("scaled", (*own, row_of, Axis("j")), dtype)
     body = Call("select", (inside, regular, last), dtype)
-    axes = (IterAxis("g", groups + 1), IterAxis("c", GROUP), column)
+    axes = (*held, IterAxis("g", groups + 1), IterAxis("c", GROUP), column)
     output = Stage(f"{name}.pairs", axes, body, dtype)
     return ComputeDAG((source,), (largest, scaled, crossed, output), (output.name,))
 
@@ -155,7 +163,8 @@ def _found(dag: ComputeDAG, step: PairProducts) -> Paired:
 
 
 def _shape(found: Paired) -> tuple[int, ...]:
-    return (found.groups + 1, GROUP, found.column.extent)
+    held = (a.extent for a in found.held)
+    return (*held, found.groups + 1, GROUP, found.column.extent)
 
 
 def _group(found: Paired) -> IterAxis:
@@ -227,7 +236,7 @@ def _part(found: Paired, number: int, group: Expr) -> Read:
 
 
 def _weight(found: Paired, number: int, group: Expr, column: Expr) -> Read:
-    places = (group, _number(number), column)
+    places = (*(Axis(a.name) for a in found.held), group, _number(number), column)
     return Read(found.weights.tensor, places, found.stage.dtype)
 
 
@@ -248,7 +257,10 @@ def _pairs(found: Paired) -> Stage:
 def _result(found: Paired) -> Expr:
     stage, groups = found.stage, found.groups
     sums = Read(f"{stage.name}.pairs", tuple(Axis(a.name) for a in stage.spatial), stage.dtype)
-    divisor = _weight(found, 1, _number(groups), _number(0))
+    weight = _weight(found, 1, _number(groups), _number(0))
+    # One divisor for all: no axis moves the read, so that the groups may be packed.
+    places = (*(_number(0) for _ in found.held), *weight.indices[len(found.held) :])
+    divisor = replace(weight, indices=places)
     scale = Call("mul", (_part(found, 0, _number(groups + 1)), divisor), stage.dtype)
     return Call("mul", (sums, scale), stage.dtype)
 

@@ -65,11 +65,23 @@ def constant_programs(dag: ComputeDAG, steps: tuple[Step, ...]) -> dict[str, Com
         if make is not None:
             program = make(dag, step)
             (source,) = program.inputs
-            if source.name in programs:
-                raise ScheduleError(f"{source.name!r} is transformed twice")
-            programs[source.name] = program
+            before = programs.get(source.name)
+            programs[source.name] = program if before is None else _then(before, program)
         dag = apply_rewrites(dag, (step,))
     return programs
+
+
+def _then(first: ComputeDAG, second: ComputeDAG) -> ComputeDAG:
+    """``second`` of the output of ``first``."""
+    (read,), (output,) = first.outputs, second.outputs
+    (source,) = second.inputs
+    names = {source.name: read} | {s.name: f"{read}.{s.name}" for s in second.stages}
+
+    def change(node: Expr) -> Expr | None:
+        return replace(node, tensor=names[node.tensor]) if isinstance(node, Read) else None
+
+    later = (replace(s, name=names[s.name], body=rebuild(s.body, change)) for s in second.stages)
+    return ComputeDAG(first.inputs, (*first.stages, *later), (names[output],))
 
 
 def _stage(dag: ComputeDAG, name: str) -> Stage:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from schedules.dag import Stage
 from schedules.expr import Axis
 from schedules.hardware import Hardware
-from schedules.plan import stage_accesses
+from schedules.plan import read_alike, reads_one_place, stage_accesses
 from schedules.sketch import Knob
 from schedules.steps import Annotate, ComputeAt, Pack, Ref, Reorder, Step, Tile
 from search_space.analysis import (
@@ -24,7 +24,7 @@ from search_space.analysis import (
     single_consumer,
 )
 from search_space.draft import Draft
-from search_space.factors import multiples, register_tiles, unroll_factors
+from search_space.factors import multiples, unroll_factors
 from search_space.tiling import (
     UNROLL_LIMIT,
     TilePair,
@@ -32,6 +32,7 @@ from search_space.tiling import (
     best_register,
     knob_name,
     lanes_for,
+    register_choices,
     tile_pair,
     vector_steps,
 )
@@ -119,10 +120,7 @@ def _products(draft: Draft, block: Block, at: str, hardware: Hardware) -> Draft:
     """The accumulation inside a block: points, columns, rows, then the register tile."""
     pair = block.pair
     consume, accumulate = pair.consume, pair.accumulate
-    rows = tuple(a.extent for a in pair.rows)
-    tiles = register_tiles(
-        rows, pair.vector.extent, pair.lanes, hardware.vector_registers, hardware.fma_latency
-    )
+    rows, tiles = tuple(a.extent for a in pair.rows), register_choices(pair, hardware)
     register = knob_name(pair, "register")
     draft = draft.knob(Knob(register, tiles, consume.name), best_register(tiles, pair, rows))
     extents = tuple(a.extent for a in accumulate.reduce)
@@ -148,10 +146,18 @@ def _products(draft: Draft, block: Block, at: str, hardware: Hardware) -> Draft:
 
 
 def _constant_packs(draft: Draft, accumulate: Stage) -> list[Step]:
-    inputs = draft.current.input_by_name
-    names = dict.fromkeys(access.tensor for access in stage_accesses(accumulate))
-    constant = [n for n in names if n in inputs and inputs[n].constant]
-    return [Pack(accumulate.name, n) for n in constant]
+    """Of constants that are read in one way, and at one place by others."""
+    dag, packs = draft.current, list[Step]()
+    for access in stage_accesses(accumulate):
+        name = access.tensor
+        alike = [a for a in stage_accesses(accumulate) if a.tensor == name]
+        source = dag.input_by_name.get(name)
+        if source is None or not source.constant or access != alike[0] or not read_alike(alike):
+            continue
+        others = (dag.stage(n) for n in dag.consumers[name] if n != accumulate.name)
+        if all(reads_one_place(other, name) for other in others):
+            packs.append(Pack(accumulate.name, name))
+    return packs
 
 
 def _spread(draft: Draft, block: Block, spread: Stage, hardware: Hardware) -> Draft:

@@ -27,13 +27,15 @@ def rule_pair_products(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[
 
     All products of a task alike: one branch more, not one for every subset of them.
     """
-    settled = f"{stage.name}.pairs"
-    if stage.name.removesuffix(".acc") in draft.settled or settled in draft.settled:
+    name = stage.name.removesuffix(".acc")
+    settled = f"{name}.pairs"
+    if name in draft.settled or settled in draft.settled:
         return None
     found = paired(draft.current, stage)
     if found is None or not _pays(found):
         return None
-    others = any(name.endswith(".pairs") for name in draft.settled)
+    sums = {s.name.removesuffix(".acc") for s in draft.current.stages if s.combiner is not None}
+    others = any(f"{name}.pairs" in draft.settled for name in sums)
     like_others = any(isinstance(step, PairProducts) for step in draft.rewrites)
     if others and not like_others:
         return None
@@ -44,7 +46,7 @@ def rule_pair_products(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[
 
 
 def _pays(found: Paired) -> bool:
-    rows = prod(a.extent for a in found.rows)
+    rows = prod(a.extent for a in found.rows if a not in found.held)
     return rows >= LEAST_ROWS and found.column.extent >= LEAST_COLUMNS
 
 

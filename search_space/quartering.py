@@ -34,7 +34,6 @@ def rule_quarter_products(
         return None
     plain = draft.settle(stage.name)
     halved = plain.rewrite(QuarterProducts(stage.name), label="quarters")
-    halved = halved.settle(f"{stage.name}.products")
     chain = chain_to_output(halved.current, stage.name)
     if chain is None:
         return (plain,)

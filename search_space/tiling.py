@@ -220,12 +220,7 @@ def _knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
 
 def register_knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     """The knobs ``register`` (rows, vectors), ``columns`` (of tiles) and ``unroll`` of a pair."""
-    rows = tuple(a.extent for a in pair.rows)
-    tiles = register_tiles(
-        rows, pair.vector.extent, pair.lanes, hardware.vector_registers, hardware.fma_latency
-    )
-    if _adds_to_rows(pair.accumulate):
-        tiles = _tall(tiles, hardware) or tiles
+    rows, tiles = tuple(a.extent for a in pair.rows), register_choices(pair, hardware)
     group = pair.consume.name
     best = best_register(tiles, pair, rows)
     draft = draft.knob(Knob(knob_name(pair, "register"), tiles, group), best)
@@ -234,6 +229,15 @@ def register_knobs(draft: Draft, pair: TilePair, hardware: Hardware) -> Draft:
     default = usual_multiple(columns, pair.vector.extent, width, USUAL_COLUMN_TILES)
     draft = draft.knob(Knob(knob_name(pair, "columns"), columns, group), default)
     return draft.knob(Knob(knob_name(pair, "unroll"), _unroll_choices(pair), group), 0)
+
+
+def register_choices(pair: TilePair, hardware: Hardware) -> tuple[tuple[int, ...], ...]:
+    """Tiles (rows, vectors) of the accumulators that the registers hold."""
+    rows = tuple(a.extent for a in pair.rows)
+    tiles = register_tiles(
+        rows, pair.vector.extent, pair.lanes, hardware.vector_registers, hardware.fma_latency
+    )
+    return (_tall(tiles, hardware) or tiles) if _adds_to_rows(pair.accumulate) else tiles
 
 
 def _adds_to_rows(stage: Stage) -> bool:

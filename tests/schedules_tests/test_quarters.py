@@ -16,9 +16,10 @@ from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
 from schedules.evaluate import evaluate
 from schedules.expr import Axis, Call, Read
+from schedules.pairs import GROUP
 from schedules.quarters import quarters
 from schedules.rewrites import apply_rewrites, constant_programs
-from schedules.steps import QuarterProducts
+from schedules.steps import PairProducts, QuarterProducts, Step
 
 STEPS = (QuarterProducts("matmul"),)
 
@@ -29,18 +30,27 @@ def _dag(m: int, n: int, k: int, constant_weights: bool = True) -> ComputeDAG:
     ).dag
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 6))
-def test_values_are_those_of_the_plain_product(m: int, n: int, k: int) -> None:
-    dag = _dag(m, n, 2 * k)
+def _check(dag: ComputeDAG, steps: tuple[Step, ...]) -> None:
     arrays = programs.random_inputs(dag)
-    rewritten = apply_rewrites(dag, STEPS)
+    rewritten = apply_rewrites(dag, steps)
     given_constants = dict(arrays)
-    for name, program in constant_programs(dag, STEPS).items():
+    for name, program in constant_programs(dag, steps).items():
         given_constants[name] = evaluate(program, {name: arrays[name]})[program.outputs[0]]
     before, after = evaluate(dag, arrays), evaluate(rewritten, given_constants)
     for name in dag.outputs:
         np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 6))
+def test_values_are_those_of_the_plain_product(m: int, n: int, k: int) -> None:
+    _check(_dag(m, n, 2 * k), STEPS)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 4))
+def test_quarters_by_pairs_take_the_constant_that_both_leave(m: int, n: int, k: int) -> None:
+    _check(_dag(m, n, 2 * GROUP * k), (*STEPS, PairProducts("matmul.products")))
 
 
 def test_seven_of_eight_multiplications() -> None:

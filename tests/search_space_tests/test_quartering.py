@@ -38,7 +38,13 @@ def test_refuses_because_results_are_to_be_exact() -> None:
     assert not _quartered(_matmul(64, 320, 384), exact=True)
 
 
-@pytest.mark.parametrize("sizes", [(64, 320, 384), (67, 321, 384)])
+def test_quarters_by_pairs_beside_both() -> None:
+    names = [s.name for s in generate_sketches(_matmul(128, 320, 384), HARDWARE)]
+    assert {"quarters/tail", "pairs/rows/rows-fused", "quarters/pairs/tail/rows-fused"} <= {*names}
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("sizes", [(64, 320, 384), (67, 321, 384), (129, 320, 384)])
 def test_programs_are_right(sizes: tuple[int, int, int]) -> None:
     dag = _matmul(*sizes)
     case, rng = Case(dag, HARDWARE), np.random.default_rng(0)
