@@ -60,7 +60,7 @@ Threads = Annotated[
     int | None, typer.Option(help="Threads [default: the CPUs this process may use].")
 ]
 Exact = Annotated[
-    bool, typer.Option("--exact", help="Refuse algorithms that change rounding (minimal filters).")
+    bool, typer.Option("--exact", help="No algorithm that changes rounding (Winograd, Strassen).")
 ]
 TargetName = Annotated[str, typer.Option(help="Processor to compile for.")]
 Output = Annotated[
