@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import cache, reduce
 from math import prod
 
+from schedules.constant_products import product_with_constant
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Affine, Axis, Call, Const, Expr, Read, affine
@@ -89,19 +90,11 @@ def _monic(roots: Sequence[Fraction]) -> list[Fraction]:
 
 def sliding(dag: ComputeDAG, stage: Stage) -> Sliding | None:
     """What slides in ``stage``, if it sums plain products of data and a constant filter."""
-    if stage.combiner != "sum" or "float" not in stage.dtype or not isinstance(stage.body, Call):
+    found = product_with_constant(dag, stage)
+    if found is None:
         return None
-    if stage.body.op != "mul" or not all(isinstance(a, Read) for a in stage.body.args):
-        return None
-    first, second = (a for a in stage.body.args if isinstance(a, Read))
-    for data, weights in ((first, second), (second, first)):
-        source = dag.input_by_name.get(weights.tensor)
-        if source is None or not source.constant or data.tensor == weights.tensor:
-            continue
-        slides = tuple(_slides(stage, data, weights))
-        if slides and dag.consumers[weights.tensor] == (stage.name,):
-            return Sliding(stage, data, weights, slides)
-    return None
+    slides = tuple(_slides(stage, *found))
+    return Sliding(stage, *found, slides) if slides else None
 
 
 def _slides(stage: Stage, data: Read, weights: Read) -> list[Slide]:

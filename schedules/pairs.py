@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from schedules.constant_products import product_with_constant
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
@@ -50,20 +51,10 @@ class Paired:
 
 def paired(dag: ComputeDAG, stage: Stage) -> Paired | None:
     """How ``stage`` can be computed by pairs, if it multiplies by a constant matrix."""
-    if stage.combiner != "sum" or stage.dtype != "float32" or len(stage.reduce) != 1:
+    found = product_with_constant(dag, stage)
+    if found is None or stage.dtype != "float32" or len(stage.reduce) != 1:
         return None
-    match stage.body:
-        case Call("mul", (Read() as first, Read() as second)):
-            pass
-        case _:
-            return None
-    for data, weights in ((first, second), (second, first)):
-        source = dag.input_by_name.get(weights.tensor)
-        if source is None or not source.constant or data.tensor == weights.tensor:
-            continue
-        if dag.consumers[weights.tensor] == (stage.name,):
-            return _roles(stage, data, weights)
-    return None
+    return _roles(stage, *found)
 
 
 def _roles(stage: Stage, data: Read, weights: Read) -> Paired | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from schedules.constant_products import product_with_constant
 from schedules.dag import ComputeDAG, IterAxis, Stage, Tensor
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
@@ -50,20 +51,8 @@ class Quarters:
 
 def quarters(dag: ComputeDAG, stage: Stage) -> Quarters | None:
     """How ``stage`` can be computed by quarters, if it multiplies by a constant matrix."""
-    if stage.combiner != "sum" or "float" not in stage.dtype or len(stage.reduce) != 1:
-        return None
-    match stage.body:
-        case Call("mul", (Read() as first, Read() as second)):
-            pass
-        case _:
-            return None
-    for data, weights in ((first, second), (second, first)):
-        source = dag.input_by_name.get(weights.tensor)
-        if source is None or not source.constant or data.tensor == weights.tensor:
-            continue
-        if dag.consumers[weights.tensor] == (stage.name,):
-            return _halves(stage, data, weights)
-    return None
+    found = product_with_constant(dag, stage)
+    return None if found is None or len(stage.reduce) != 1 else _halves(stage, *found)
 
 
 def _halves(stage: Stage, data: Read, weights: Read) -> Quarters | None:

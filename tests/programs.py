@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from schedules.dag import ComputeDAG
+from schedules.evaluate import evaluate
 from schedules.lower import PIPELINE
+from schedules.rewrites import apply_rewrites, constant_programs
+from schedules.steps import Step
 from schedules.to_tir import to_tir
 
 
@@ -102,6 +105,17 @@ def random_inputs(dag: ComputeDAG, seed: int = 0) -> dict[str, NDArray[Any]]:
         else rng.integers(0, 2, t.shape).astype(t.dtype)
         for t in dag.inputs
     }
+
+
+def rewritten(
+    dag: ComputeDAG, steps: tuple[Step, ...], arrays: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Outputs of what ``steps`` make of ``dag``, its constants in the form that they want."""
+    changed = {
+        name: evaluate(program, arrays)[program.outputs[0]]
+        for name, program in constant_programs(dag, steps).items()
+    }
+    return evaluate(apply_rewrites(dag, steps), {**arrays, **changed})
 
 
 def run_function(

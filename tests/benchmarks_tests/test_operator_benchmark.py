@@ -14,6 +14,7 @@ from benchmarks import operator_peers, operator_table, operators
 from benchmarks.operator_table import OPERATORS
 from benchmarks.runtimes import FMA_PEAK
 from benchmarks.turns import Series
+from schedules.dag import ComputeDAG
 from schedules.evaluate import evaluate
 
 
@@ -65,21 +66,28 @@ SMALL_OPERATORS = (
 )
 
 
+def _computed_by_a_peer(
+    workload: str, arguments: dict[str, int], folder: Path
+) -> tuple[ComputeDAG, dict[str, Any], Any]:
+    """Our program, the arrays of the peer's, and its output."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    shape = operator_peers.geometry(workload, arguments)
+    values = operator_peers.arrays(shape, seed=0)
+    path = folder / "operator.onnx"
+    operator_peers.save_onnx(shape, values, path)
+    fed = {name: values[name] for name in operator_peers.FED if name in values}
+    [output] = onnxruntime.InferenceSession(path).run(None, fed)
+    return operator_table.Operator("", workload, arguments).task().dag, values, output
+
+
 @pytest.mark.parametrize(("workload", "arguments"), SMALL_OPERATORS)
 def test_peers_compute_outputs_of_the_size_of_ours(
     workload: str, arguments: dict[str, int], tmp_path: Path
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    shape = operator_peers.geometry(workload, arguments)
-    values = operator_peers.arrays(shape, seed=0)
-    path = tmp_path / "operator.onnx"
-    operator_peers.save_onnx(shape, values, path)
-    fed = {name: values[name] for name in operator_peers.FED if name in values}
-    [found] = onnxruntime.InferenceSession(path).run(None, fed)
-    dag = operator_table.Operator("", workload, arguments).task().dag
+    dag, values, found = _computed_by_a_peer(workload, arguments, tmp_path)
     assert found.size == np.prod(dag.shape_of(dag.outputs[0]))
     constant = sum(np.prod(t.shape) for t in dag.inputs if t.constant)
-    assert constant == sum(v.size for name, v in values.items() if name not in fed)
+    assert constant == sum(v.size for name, v in values.items() if name not in operator_peers.FED)
 
 
 PRODUCTS = [row for row in SMALL_OPERATORS if row[0] in operator_peers.PRODUCTS]
@@ -89,14 +97,7 @@ PRODUCTS = [row for row in SMALL_OPERATORS if row[0] in operator_peers.PRODUCTS]
 def test_peers_compute_the_products_and_epilogues_that_we_do(
     workload: str, arguments: dict[str, int], tmp_path: Path
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    shape = operator_peers.geometry(workload, arguments)
-    values = operator_peers.arrays(shape, seed=0)
-    path = tmp_path / "operator.onnx"
-    operator_peers.save_onnx(shape, values, path)
-    fed = {name: values[name] for name in operator_peers.FED if name in values}
-    [expected] = onnxruntime.InferenceSession(path).run(None, fed)
-    dag = operator_table.Operator("", workload, arguments).task().dag
+    dag, values, expected = _computed_by_a_peer(workload, arguments, tmp_path)
     ordered = zip(dag.inputs, values.values(), strict=True)
     [found] = evaluate(dag, {t.name: value for t, value in ordered}).values()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
