@@ -9,43 +9,37 @@ there every stage is computed once for a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from math import prod, sqrt
 
 from schedules.chunks import Exponentials, exponentials
 from schedules.dag import Stage
-from schedules.expr import Axis, Read
 from schedules.hardware import Hardware
 from schedules.masks import masks
 from schedules.sketch import Knob
 from schedules.steps import (
     Annotate,
-    CacheWrite,
     Chunk,
     ComputeAt,
     Ref,
     Reorder,
     Step,
-    StoreAt,
     Tile,
 )
+from search_space.along import Along, inside_blocks
 from search_space.analysis import (
     axes_of,
     dtype_bytes_of,
-    elementwise_map,
     has_data_reuse,
-    single_consumer,
 )
 from search_space.chains import Link, tile_steps
 from search_space.draft import Draft
 from search_space.factors import waste
-from search_space.row_blocks import BLOCK_WASTE, USUAL_BLOCK, block_sizes, placed, read_at
+from search_space.parts import Parts, kept, summed_parts
+from search_space.row_blocks import BLOCK_WASTE, USUAL_BLOCK, block_sizes, placed
 from search_space.tiling import (
-    TilePair,
     knob_name,
     lanes_for,
     register_knobs,
-    tile_pair,
     vector_steps,
 )
 
@@ -86,22 +80,19 @@ def _length(stage: Stage, found: Exponentials) -> int:
     return max(lengths, key=lambda n: (min(n / wanted, wanted / n), n), default=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Chunks:
     """``total`` adds the parts that ``link`` accumulates, one for every value of ``chunk``.
 
-    ``rows``: the axis that blocks of rows cut, of every stage inside a block; ``inside``: the axis
-    that counts chunks, of every stage computed chunk by chunk.
+    ``rows``: the axis that blocks of rows cut, of every stage inside a block; ``inside``: the axes
+    that go along with axes of the parts, of every stage computed chunk by chunk.
     """
 
     total: Stage
     link: Link
+    chunk: str
     rows: dict[str, str]
-    inside: dict[str, str]
-
-    @property
-    def chunk(self) -> str:
-        return self.inside[self.link.stage]
+    inside: Along
 
 
 def rule_chunked_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -113,7 +104,7 @@ def rule_chunked_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[D
     if found is None:
         return None
     consumers = draft.current.consumers
-    kept = {name for name in found.inside if not set(consumers[name]) <= found.inside.keys()}
+    summed = {name for name in found.inside if not set(consumers[name]) <= found.inside.keys()}
     draft, block = _outer(draft, stage, found, hardware)
     draft, chunk = _parts(draft, found, block, hardware)
     for inner in draft.pending:
@@ -122,83 +113,40 @@ def rule_chunked_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[D
         current = draft.current.stage(inner.name)
         if inner.name not in found.inside:
             draft = placed(draft, current, block, block, hardware)
-        elif inner.name in kept:
-            read = any(name in found.inside for name in draft.current.consumers[inner.name])
-            along = () if read else _along(current, found.link)
-            draft = _kept(draft, current, chunk, block, along, hardware)
+        elif inner.name in summed:
+            draft = kept(draft, current, chunk, block, found.inside)
+            draft = draft.loop(*vector_steps(draft.current.stage(inner.name), hardware))
+            accumulator = draft.current.stage(f"{inner.name}.acc")
+            draft = placed(draft, accumulator, chunk, block, hardware)
         else:
-            single = found.inside[inner.name]
+            axes = found.inside[inner.name].items()
+            single = next(own for own, axis in axes if axis == found.chunk)
             draft = placed(draft, current, chunk, block, hardware, single)
     return (draft.called("chunked-rows"),)
 
 
 def _chunks(draft: Draft, stage: Stage, hardware: Hardware) -> _Chunks | None:
-    for read in stage.reads():
-        total = draft.current.by_name.get(read.tensor)
-        if total is None or total.combiner != "sum" or len(total.reduce) != 1:
-            continue
-        mapping = elementwise_map(total, stage)
-        if mapping is None or single_consumer(draft.current, total) is not stage:
-            continue
-        for part in total.reads():
-            consume = draft.current.by_name.get(part.tensor)
-            pair = None if consume is None else tile_pair(draft, consume, hardware)
-            if pair is not None and pair.rows:
-                found = _of_parts(draft, stage, total, mapping, part, pair)
-                if found is not None:
-                    return found
+    for parts in summed_parts(draft, stage, hardware):
+        found = _of_parts(draft, stage, parts)
+        if found is not None:
+            return found
     return None
 
 
-def _of_parts(
-    draft: Draft, stage: Stage, total: Stage, mapping: dict[str, str], part: Read, pair: TilePair
-) -> _Chunks | None:
-    link = Link(pair, apart=False)
-    own = {
-        index.name: axis.name
-        for axis, index in zip(pair.consume.spatial, part.indices, strict=True)
-        if isinstance(index, Axis)
-    }
-    theirs = {axis: name for name, axis in own.items()}
-    row = pair.axes[max(pair.rows, key=lambda axis: axis.extent).name]
-    chunk = own.get(total.reduce[0].name)
-    if chunk not in link.outer or theirs.get(row) not in mapping:
+def _of_parts(draft: Draft, stage: Stage, parts: Parts) -> _Chunks | None:
+    total, pair, link = parts.total, parts.pair, Link(parts.pair, apart=False)
+    if not pair.rows or parts.chunk not in link.outer:
         return None
-    before = {name: axis for axis, name in pair.axes.items()}
-    names = (pair.accumulate.name, link.stage)
-    rows = {stage.name: mapping[theirs[row]], total.name: theirs[row]}
-    rows |= dict(zip(names, (before[row], row), strict=True))
-    inside = dict(zip(names, (before[chunk], chunk), strict=True))
-    for candidate in draft.pending:
-        readers = draft.current.consumers[candidate.name]
-        if candidate.name in rows or not readers or not set(readers) <= rows.keys():
-            continue
-        axis = read_at(draft, candidate, rows)
-        if axis is None or candidate.name in draft.current.outputs:
-            continue
-        rows[candidate.name] = axis
-        counted = read_at(draft, candidate, inside)
-        if counted is not None:
-            inside[candidate.name] = counted
-    alone = len(inside) == len(names)
-    return None if alone else _Chunks(total, link, rows, _with_readers(draft, rows, inside))
-
-
-def _with_readers(draft: Draft, rows: dict[str, str], inside: dict[str, str]) -> dict[str, str]:
-    """``inside`` with those who read of it nothing but the same chunk."""
-    inside = dict(inside)
-    for stage in draft.current.stages:
-        reads = [read for read in stage.reads() if read.tensor in rows]
-        if stage.name not in rows or not reads or not {r.tensor for r in reads} <= inside.keys():
-            continue
-        sources = [draft.current.stage(read.tensor) for read in reads]
-        counts = {
-            read.indices[[a.name for a in source.spatial].index(inside[source.name])]
-            for read, source in zip(reads, sources, strict=True)
-        }
-        same = [a.name for a in stage.spatial if counts == {Axis(a.name)}]
-        inside |= {stage.name: same[0]} if same else {}
-    return inside
+    own = max(pair.rows, key=lambda axis: axis.extent).name
+    row = parts.places.get(pair.axes[own], "")
+    if row not in parts.taken:
+        return None
+    names = (stage.name, total.name, link.stage, pair.accumulate.name)
+    axes = (parts.taken[row], row, pair.axes[own], own)
+    rows = inside_blocks(draft, dict(zip(names, axes, strict=True)))
+    inside = parts.inside(draft, rows)
+    alone = inside.keys() <= {link.stage, pair.accumulate.name}
+    return None if alone else _Chunks(total, link, parts.chunk, rows, inside)
 
 
 def _outer(
@@ -241,34 +189,3 @@ def _parts(
     steps += [Tile(link.stage, a, (Ref(register, i),)) for i, a in enumerate(link.rows)]
     draft = draft.loop(*steps, *tile_steps(link, outside))
     return draft.place(link.stage, pair.accumulate.name), (link.stage, chunk)
-
-
-def _along(stage: Stage, link: Link) -> tuple[str, ...]:
-    """The axes of the parts that those of ``stage`` go along with: both read something alike."""
-    for own, theirs in product(stage.reads(), link.pair.accumulate.reads()):
-        if own.tensor == theirs.tensor:
-            alike = {
-                a.name: link.pair.axes.get(b.name, "")
-                for a, b in zip(own.indices, theirs.indices, strict=True)
-                if isinstance(a, Axis) and isinstance(b, Axis)
-            }
-            axes = tuple(alike.get(a.name, "") for a in stage.spatial)
-            if all(axes):
-                return axes
-    return ()
-
-
-def _kept(
-    draft: Draft,
-    stage: Stage,
-    chunk: tuple[str, str],
-    block: tuple[str, str],
-    along: tuple[str, ...],
-    hardware: Hardware,
-) -> Draft:
-    """``stage`` computed chunk by chunk, in registers, and a copy of all chunks."""
-    draft = draft.rewrite(CacheWrite(stage.name))
-    accumulator, copy = (draft.current.stage(n) for n in (f"{stage.name}.acc", stage.name))
-    steps = (ComputeAt(copy.name, *chunk), StoreAt(copy.name, *block, along))
-    draft = draft.loop(*steps, *vector_steps(copy, hardware)).place(copy.name)
-    return placed(draft, accumulator, chunk, block, hardware)

@@ -31,6 +31,7 @@ from schedules.steps import (
     Step,
     Tile,
 )
+from search_space.along import inside_blocks
 from search_space.analysis import (
     axes_of,
     dtype_bytes_of,
@@ -148,14 +149,7 @@ def _block(draft: Draft, stage: Stage, hardware: Hardware) -> _Block | None:
     if pair is None or not pair.rows or other_accumulations(draft, pair):
         return None
     row = max(pair.rows, key=lambda axis: axis.extent).name
-    rows = {pair.accumulate.name: row, stage.name: pair.axes[row]}
-    for candidate in draft.pending:
-        readers = draft.current.consumers[candidate.name]
-        if candidate.name in rows or not readers or not set(readers) <= rows.keys():
-            continue
-        axis = read_at(draft, candidate, rows)
-        if axis is not None and candidate.name not in draft.current.outputs:
-            rows[candidate.name] = axis
+    rows = inside_blocks(draft, {pair.accumulate.name: row, stage.name: pair.axes[row]})
     inside = [draft.current.stage(n) for n in rows if n not in (pair.accumulate.name, stage.name)]
     reduces = any(s.combiner is not None and not has_data_reuse(s) for s in inside)
     products = [s for s in inside if has_data_reuse(s)]
@@ -170,26 +164,6 @@ def _in_vectors(stage: Stage) -> bool:
     """Whatever moves with the last axis can be read by vectors."""
     last = stage.spatial[-1].name
     return all(is_contiguous_along(a, last) for a in stage_accesses(stage) if moves_with(a, last))
-
-
-def read_at(draft: Draft, stage: Stage, rows: dict[str, str]) -> str | None:
-    """The axis of ``stage`` that its readers among ``rows`` read at their row, if all do."""
-    found: set[str] = set()
-    for reader in draft.current.consumers[stage.name]:
-        if reader not in rows:
-            continue
-        for read in draft.current.stage(reader).reads():
-            if read.tensor != stage.name:
-                continue
-            at = [
-                axis.name
-                for axis, index in zip(stage.spatial, read.indices, strict=True)
-                if index == Axis(rows[reader])
-            ]
-            if len(at) != 1:
-                return None
-            found.add(at[0])
-    return found.pop() if len(found) == 1 else None
 
 
 def _outer(draft: Draft, block: _Block, hardware: Hardware) -> tuple[Draft, tuple[str, str]]:

@@ -15,13 +15,11 @@ from math import prod
 
 from schedules.chunks import Exponentials, exponentials
 from schedules.dag import Stage
-from schedules.expr import Axis
 from schedules.hardware import Hardware
 from schedules.masks import masks
 from schedules.sketch import Knob
 from schedules.steps import (
     Annotate,
-    CacheWrite,
     Chunk,
     ComputeAt,
     Ref,
@@ -29,15 +27,14 @@ from schedules.steps import (
     Scope,
     SplitReduction,
     Step,
-    StoreAt,
     Tile,
 )
+from search_space.along import Along
 from search_space.analysis import (
     axes_of,
     dtype_bytes_of,
     elementwise_map,
     has_data_reuse,
-    single_consumer,
 )
 from search_space.chains import Link, tile_steps
 from search_space.dots import (
@@ -49,13 +46,13 @@ from search_space.dots import (
     rows_per_element,
 )
 from search_space.draft import Draft
+from search_space.parts import kept, summed_parts
 from search_space.tiling import (
     TilePair,
     best_register,
     knob_name,
     lanes_for,
     register_knobs,
-    tile_pair,
     vector_steps,
 )
 
@@ -144,7 +141,7 @@ class _Streams:
     total: Stage
     link: Link
     chunk: str
-    inside: dict[str, dict[str, str]]
+    inside: Along
 
 
 def rule_streams(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -167,82 +164,27 @@ def rule_streams(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft,
             draft = draft.loop(ComputeAt(current.name, *place), *vector_steps(current, hardware))
             draft = draft.place(current.name)
         else:
-            inside = not readers.isdisjoint(found.inside)
-            axes = () if inside else tuple(along[a.name] for a in current.spatial)
-            draft = _kept(draft, current, place, axes)
+            draft = kept(draft, current, place, (place[0], ""), found.inside)
+            accumulator = f"{current.name}.acc"
+            draft = draft.loop(ComputeAt(accumulator, *place), Scope(accumulator, "local"))
+            draft = draft.place(accumulator)
     return (draft,)
 
 
 def _streams(draft: Draft, stage: Stage, hardware: Hardware) -> _Streams | None:
-    for read in stage.reads():
-        total = draft.current.by_name.get(read.tensor)
-        if total is None or total.combiner != "sum" or len(total.reduce) != 1:
-            continue
-        if elementwise_map(total, stage) is None:
-            continue
-        if single_consumer(draft.current, total) is not stage:
-            continue
-        for part in total.reads():
-            consume = draft.current.by_name.get(part.tensor)
-            pair = None if consume is None else tile_pair(draft, consume, hardware)
-            chunk = Axis(total.reduce[0].name)
-            if pair is not None and chunk in part.indices:
-                counted = pair.consume.spatial[part.indices.index(chunk)].name
-                inside = _inside(draft, pair, counted)
-                if any(_are_scores(draft, draft.current.stage(n), hardware) for n in inside):
-                    single = [own for own, axis in pair.axes.items() if axis == counted]
-                    link = Link(rows_besides(pair, single), apart=False)
-                    return _Streams(stage, total, link, counted, inside)
+    for parts in summed_parts(draft, stage, hardware):
+        pair, chunk = parts.pair, parts.chunk
+        inside = parts.inside(draft, draft.current.by_name)
+        if any(_are_scores(draft, draft.current.stage(n), hardware) for n in inside):
+            single = [own for own, axis in pair.axes.items() if axis == chunk]
+            link = Link(rows_besides(pair, single), apart=False)
+            return _Streams(stage, parts.total, link, chunk, inside)
     return None
 
 
 def _are_scores(draft: Draft, stage: Stage, hardware: Hardware) -> bool:
     """Sums of products; a mask makes the greatest scores look like such."""
     return stage.combiner != "max" and holds_dots(draft, stage, hardware)
-
-
-def _inside(draft: Draft, pair: TilePair, chunk: str) -> dict[str, dict[str, str]]:
-    """The stages of which a chunk of the parts needs or leaves no more than that chunk."""
-    same = {a.name: a.name for a in pair.consume.spatial}
-    inside = {pair.consume.name: same, pair.accumulate.name: pair.axes}
-    size = 0
-    while size < len(inside):
-        size = len(inside)
-        for candidate in draft.pending:
-            if candidate.name not in inside:
-                needed = _needed(draft, candidate, inside)
-                axes = needed if chunk in needed.values() else _left(draft, candidate, inside)
-                inside |= {candidate.name: axes} if chunk in axes.values() else {}
-    return inside
-
-
-def _needed(draft: Draft, stage: Stage, inside: dict[str, dict[str, str]]) -> dict[str, str]:
-    """The axes of ``stage`` that go along with those of all its readers inside."""
-    found: list[set[tuple[str, str]]] = []
-    for reader in draft.current.consumers[stage.name]:
-        for read in draft.current.stage(reader).reads() if reader in inside else ():
-            if read.tensor == stage.name:
-                places = zip(stage.spatial, read.indices, strict=True)
-                known = inside[reader]
-                plain = [(a.name, i.name) for a, i in places if isinstance(i, Axis)]
-                found.append({(own, known[name]) for own, name in plain if name in known})
-    return dict(set.intersection(*found)) if found else {}
-
-
-def _left(draft: Draft, stage: Stage, inside: dict[str, dict[str, str]]) -> dict[str, str]:
-    """The axes of ``stage`` that go along with those of all it reads, if that is all inside."""
-    spatial = {a.name for a in stage.spatial}
-    found: list[set[tuple[str, str]]] = []
-    for read in stage.reads():
-        if read.tensor not in inside:
-            return {}
-        places = zip(draft.current.stage(read.tensor).spatial, read.indices, strict=True)
-        known = inside[read.tensor]
-        plain = [(i.name, a.name) for a, i in places if isinstance(i, Axis)]
-        found.append(
-            {(own, known[name]) for own, name in plain if own in spatial and name in known}
-        )
-    return dict(set.intersection(*found)) if found else {}
 
 
 def _sums(draft: Draft, found: _Streams, hardware: Hardware) -> Draft:
@@ -290,16 +232,3 @@ def _whole_rows(tiles: tuple[tuple[int, ...], ...], pair: TilePair) -> tuple[tup
     """The tiles as wide as the operand that streams, if any: then it is read in its order."""
     whole = tuple(t for t in tiles if t[-1] * pair.lanes >= pair.vector.extent)
     return whole or tiles
-
-
-def _kept(draft: Draft, stage: Stage, place: tuple[str, str], along: tuple[str, ...]) -> Draft:
-    """``stage`` computed chunk by chunk, and a copy of all chunks for the sums."""
-    draft = draft.rewrite(CacheWrite(stage.name))
-    accumulator = f"{stage.name}.acc"
-    steps = (
-        ComputeAt(stage.name, *place),
-        StoreAt(stage.name, place[0], "", along),
-        ComputeAt(accumulator, *place),
-        Scope(accumulator, "local"),
-    )
-    return draft.loop(*steps).place(stage.name, accumulator)
