@@ -57,7 +57,8 @@ Shape = Annotated[
     typer.Option(help="Shape of an input: name=1,3,224,224. May be repeated."),
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="Threads [default: the CPUs this process may use].")
+    int | None,
+    typer.Option(help="Threads, no more than the CPUs that this process may use, the default."),
 ]
 Exact = Annotated[
     bool, typer.Option("--exact", help="No algorithm that changes rounding (Winograd, Strassen).")
@@ -198,6 +199,7 @@ def _tune(
 
     target = targets.parse(target_name, options.threads)
     targets.require_native(target)
+    targets.require_cpus(target.threads)
     report = _report()
     if options.seconds is not None:  # the budget covers starting up as well
         left = options.seconds - (time.monotonic() - STARTED)
@@ -286,7 +288,9 @@ def compile_model(
         bool, typer.Option(help="Refuse tasks without a record for this target and threads.")
     ] = False,
     exact: Exact = False,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of a run [default: the CPUs of this process].")
+    ] = None,
     target: TargetName = "native",
     shape: Shape = None,
     verbose: Verbose = False,
@@ -341,7 +345,7 @@ def bench(
         from ansor_lite import target as targets
         from ansor_lite.report import tables
 
-        loaded = al.load(module, threads=threads)
+        loaded = al.load(module, threads, _print_warning)
         print(tables.latency_text(loaded.bench(repeats)))
         if profile:
             target = targets.parse(loaded.manifest.target, loaded.manifest.threads)
@@ -369,7 +373,8 @@ def run_module(
     with _quiet(verbose):
         import ansor_lite as al
 
-        for path in write_outputs(al.load(module, threads=threads).run(arrays), output_dir):
+        loaded = al.load(module, threads, _print_warning)
+        for path in write_outputs(loaded.run(arrays), output_dir):
             print(f"wrote {path}")
 
 

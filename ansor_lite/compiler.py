@@ -85,6 +85,8 @@ def compile(
     found = replay(records, (*graph.tasks, *graph.chain_tasks), chosen)
     for warning in found.warnings:
         on_event(TuningWarning(warning))
+    if (cpus := targets.available_threads()) < chosen.threads:
+        on_event(TuningWarning(f"for {chosen.threads} threads; this process may use {cpus} CPUs"))
     return compile_replayed(graph, found, chosen)
 
 

@@ -7,7 +7,7 @@
     │   ├── ModelError             not a model, an operator that cannot be imported, open shapes
     │   ├── LogError               not a tuning log, a newer version, for another target
     │   ├── MissingRecords         --strict: tasks without a record (``.tasks`` names them)
-    │   ├── TargetError            a target or an instruction set that this machine lacks
+    │   ├── TargetError            a target, instructions or CPUs that this machine lacks
     │   └── ModuleInputError       run(): a missing or unknown name, a wrong shape, dtype or index
     ├── LogWriteError              a result could not be appended (full disk, read-only file)
     ├── MeasurementError           the machinery of measuring broke down (one bad trial is a record)
@@ -47,7 +47,7 @@ class MissingRecords(InputError):
 
 
 class TargetError(InputError):
-    """The target is unknown, or needs instructions that this machine does not have."""
+    """The target is unknown, or needs instructions or CPUs that this machine does not have."""
 
 
 class ModuleInputError(InputError):

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ansor_lite.errors import InputError, ModuleInputError
+from ansor_lite.events import OnEvent, TuningWarning, ignore
 from ansor_lite.executor import Code, Executor
 from ansor_lite.frontend.network import TensorInfo
 from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, read_manifest, resident_weights
 from ansor_lite.quiet import native_stderr_hidden
 from ansor_lite.runtime_library import LoadedCode
-from ansor_lite.target import from_json, require_native
+from ansor_lite.target import available_threads, from_json, require_cpus, require_native
 from ansor_lite.threadpool import pool_size, use_threads
 
 Array = NDArray[Any]
@@ -253,14 +254,24 @@ def _kernel_times(
     return tuple(sorted(times, key=lambda t: -t.seconds))
 
 
-def load(path: str | Path, threads: int | None = None) -> CompiledModule:
-    """A module written by :meth:`CompiledModule.save`; ``threads``: what it was compiled for.
+def load(
+    path: str | Path, threads: int | None = None, on_event: OnEvent = ignore
+) -> CompiledModule:
+    """A module written by :meth:`CompiledModule.save`, to run with ``threads``.
 
-    Raises :class:`InputError` when the file is none, or needs instructions that this CPU lacks.
+    ``threads=None``: what it was compiled for, or all CPUs that this process may use if these are
+    fewer, of which ``on_event`` hears a warning. Raises :class:`InputError` when the file is none,
+    needs instructions that this CPU lacks, or ``threads`` are more than those CPUs.
     """
     path = Path(path)
     manifest, start = read_manifest(path)
     require_native(from_json(manifest.target))
+    if threads is not None:
+        require_cpus(threads)
+    elif (cpus := available_threads()) < manifest.threads:
+        threads = cpus
+        made = f"{path.name} was compiled for {manifest.threads} threads"
+        on_event(TuningWarning(f"{made}; it runs with {cpus}, the CPUs that this process may use"))
     return CompiledModule(FileSource(path, manifest, start), manifest, threads)
 
 

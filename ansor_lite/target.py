@@ -202,6 +202,16 @@ def require_native(target: Target) -> None:
         )
 
 
+def require_cpus(threads: int) -> None:
+    """Raise :class:`TargetError` when this process may use fewer CPUs than ``threads``.
+
+    Threads that wait for each other spin: on one CPU they take turns, a time slice each.
+    """
+    cpus = available_threads()
+    if threads > cpus:
+        raise TargetError(f"{threads} threads need as many CPUs; this process may use {cpus}")
+
+
 def cpu_features(root: Path = Path("/")) -> frozenset[str]:
     """Instruction sets of this machine as Linux names them; the baseline where it is another OS."""
     text = _read(root / "proc/cpuinfo")

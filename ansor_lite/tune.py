@@ -128,8 +128,9 @@ def tune_model(
     symbolic inputs. ``log=None`` is ``<model stem>.tune.jsonl``. A limit in seconds covers import
     and compilation. ``stop`` is asked before every trial; once true, what there is gets compiled.
 
-    Raises :class:`InputError` for a model, log or target that cannot be used, and
-    ``LogWriteError`` when a result cannot be written (the trials before it are intact).
+    Raises :class:`InputError` for a model, log or target that cannot be used, among them more
+    threads than CPUs that this process may use, and ``LogWriteError`` when a result cannot be
+    written (the trials before it are intact).
     """
     started = time.monotonic()
     from ansor_lite.compiler import compile_replayed
@@ -138,8 +139,7 @@ def tune_model(
     from ansor_lite.replay import replay
 
     options = options or TuningOptions()
-    chosen = targets.parse(target, options.threads)
-    targets.require_native(chosen)
+    chosen = _target_here(target, options)
     with _workers(chosen, options) as workers:  # they start while the model is imported
         graph = plan_network(import_network(model, shapes))
         tasks = (*(graph.tasks if options.tune_simple else graph.tunable), *graph.chain_tasks)
@@ -165,14 +165,21 @@ def tune_task(
     """Tune one task, see :func:`tune_model`; ``log=None`` is ``<its name's start>.tune.jsonl``."""
     started = time.monotonic()
     options = options or TuningOptions()
-    chosen = targets.parse(target, options.threads)
-    targets.require_native(chosen)
+    chosen = _target_here(target, options)
     path = Path(log) if log is not None else Path(f"{task.name.split()[0]}.tune.jsonl")
     with _workers(chosen, options) as workers:
         result = _tune_here([task], workers, options, path, on_event, stop, started, 0.0)
     if not result.tasks:
         raise InputError(f"{task.name}: no rule schedules this program")
     return result.tasks[0]
+
+
+def _target_here(target: str | Mapping[str, Any] | Target, options: TuningOptions) -> Target:
+    """The target, if its programs can be timed on this machine."""
+    chosen = targets.parse(target, options.threads)
+    targets.require_native(chosen)
+    targets.require_cpus(chosen.threads)
+    return chosen
 
 
 def _workers(target: Target, options: TuningOptions) -> LocalWorkers:

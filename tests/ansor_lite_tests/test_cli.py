@@ -19,7 +19,7 @@ import typer
 from onnx import TensorProto, helper
 
 from ansor_lite.cli import BAD_INPUT, FAILED, INTERRUPTED, app, run, tuner
-from ansor_lite.target import TARGETS, cpu_features, native
+from ansor_lite.target import TARGETS, available_threads, cpu_features, native
 
 ROOT = Path(__file__).parents[2]
 TUNE = (
@@ -95,6 +95,7 @@ TUNER_REFUSES = {
     "zero trials": ("net.onnx --trials 0", "trials must be a whole number of at least 1, not 0"),
     "zero time": ("net.onnx --time 0", "seconds must be a positive number, not 0"),
     "no threads": ("net.onnx --threads 0", "threads must be"),
+    "more threads than CPUs": ("net.onnx --threads 9999", "9999 threads need as many CPUs"),
     "negative seed": ("net.onnx --seed -1", "seed must be"),
     "trials in words": ("net.onnx --trials many", "--trials"),
     "no model": ("", "see tune-model --help"),
@@ -237,6 +238,25 @@ def test_bench_and_profile_show_every_kernel(
     out = capsys.readouterr().out
     assert "p50" in out and "of peak" in out and "conv2d" in out
     assert re.search(r"outside kernels: -?[\d.]+% of a run", out)
+
+
+def test_bench_refuses_more_threads_than_cpus(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tuned)
+    for command in ("bench", "run"):
+        refuse(app, f"{command} net.so --threads 9999", "this process may use", tuned, capsys)
+
+
+def test_a_module_for_more_threads_runs_with_all_cpus(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tuned)
+    call("compile", "net.onnx", "--threads", "9999", "-o", "many.so")
+    assert "for 9999 threads; this process may use" in capsys.readouterr().out
+    call("bench", "many.so", "--repeats", "3")
+    out = capsys.readouterr().out
+    assert f"it runs with {available_threads()}, the CPUs" in out and "p50" in out
 
 
 def test_tasks_lists_uses_and_work(
