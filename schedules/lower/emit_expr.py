@@ -7,14 +7,14 @@ from the loop builder because the unscheduled program (``to_tir``) needs the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 from tvm import tirx
 
 from schedules.errors import UnsupportedProgram
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, walk
-from schedules.lower.math import POLYNOMIALS
+from schedules.lower.math import POLYNOMIALS, exp_of_difference
 
 Tir: TypeAlias = Any
 """A TVM expression (TVM has no type stubs)."""
@@ -74,17 +74,20 @@ def emit(
     read: Callable[[Read], Tir],
     math_mode: str = POLYNOMIAL,
     inside: frozenset[Read] = frozenset(),
+    maxima: Collection[str] = (),
 ) -> Tir:
     """``expr`` as a TVM expression; ``axis`` and ``read`` translate the leaves.
 
-    ``inside``: reads that stay in their tensor whatever a condition says.
+    ``inside``: reads that stay in their tensor whatever a condition says. ``maxima``: tensors that
+    hold the largest of others; ``exp(x - m)`` of one is written with two operands, and may be off
+    by the same factor for all ``x`` beside an ``m`` (``exponentials.py``).
 
     ``math_mode``: ``"polynomial"`` (vectorises) or ``"libm"`` for erf, tanh and sigmoid in float32;
     exp is replaced once there are vectors (``exponentials.py``). A ``select`` stays lazy unless
     both sides may be evaluated. Raises
     :class:`UnsupportedProgram` for an unknown operation.
     """
-    emitter = _Emitter(axis, read, math_mode, _unguarded_reads(expr) | inside)
+    emitter = _Emitter(axis, read, math_mode, _unguarded_reads(expr) | inside, maxima)
     return emitter.emit(expr)
 
 
@@ -95,11 +98,13 @@ class _Emitter:
         read: Callable[[Read], Tir],
         math_mode: str,
         unguarded: frozenset[Read],
+        maxima: Collection[str],
     ) -> None:
         self.axis = axis
         self.read = read
         self.math_mode = math_mode
         self.unguarded = unguarded
+        self.maxima = maxima
 
     def emit(self, expr: Expr) -> Tir:
         match expr:
@@ -117,6 +122,8 @@ class _Emitter:
             return self.select(call)
         if call.op == "pow" and self.math_mode == POLYNOMIAL:
             return self.power(call)
+        if below := self.below_maximum(call):
+            return exp_of_difference(*(self.emit(a) for a in below))
         args = self.matched_index_constants(call)
         if call.op == "cast":
             return args[0].astype(call.dtype)
@@ -128,6 +135,14 @@ class _Emitter:
         if call.op in _UNARY:
             return _UNARY[call.op](*args)
         raise UnsupportedProgram(f"no TensorIR for operation {call.op!r}")
+
+    def below_maximum(self, call: Call) -> tuple[Expr, ...]:
+        """``x`` and a maximum ``m``, if ``call`` is ``exp(x - m)``."""
+        match call:
+            case Call("exp", (Call("sub", (_, Read(m)) as operands),), "float32"):
+                return operands if m in self.maxima and self.math_mode == POLYNOMIAL else ()
+            case _:
+                return ()
 
     def matched_index_constants(self, call: Call) -> list[Tir]:
         """Arguments, where an index constant takes the dtype of the axis beside it."""

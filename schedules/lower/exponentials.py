@@ -3,8 +3,15 @@
 ``e**x = 2**m * 2**(j/32) * e**r``, where ``n = m + j/32`` is near ``x / ln 2``: ``vscalefps`` gives
 ``2**floor(n)`` with subnormal and infinite results, ``vpermi2ps`` looks ``2**(j/32)`` up, and a
 polynomial of degree 2 is left. Six products instead of eleven, and at most 2 units in the last
-place off; ``math.py`` has the polynomial for other vectors and other machines. Separate from
-``emit_expr.py``, which knows neither the width of the vectors nor the target.
+place off; ``math.py`` has the polynomial for other vectors and other machines.
+
+``e**(x - m)`` with a greatest element ``m`` is written with two operands and four products. The
+polynomial is a square and a constant there, ``c * ((r + a)**2 + k)``, and ``a`` is taken off ``m``,
+once a row, which rounds ``m``: by one factor for the whole row, as if ``m`` were off by at most
+one unit in its last place. Normalising removes that factor. What is left is at most 3.5 units and
+``|x - m| * 2**-23`` of the result, as much again as ``x - m`` is rounded by.
+
+Separate from ``emit_expr.py``, which knows neither the width of the vectors nor the target.
 """
 
 from __future__ import annotations
@@ -33,6 +40,11 @@ _LN2_LOW = -2.12194440e-4
 _LINEAR = 1.0000147
 _SQUARE = 0.5
 _BOUND = 1.0
+# ``e**r = _FACTOR * ((r + _SHIFT)**2 + _REST)``, the same polynomial
+_SHIFT = 1.00002208
+_REST = 0.99997056
+_FACTOR = 0.49999632
+_TWO = 2.0
 _SMALLER_MAGNITUDE, _CURRENT_ROUNDING, _ALL_LANES = 2, 4, -1
 
 
@@ -54,8 +66,11 @@ def _rule(target: Any) -> Rule:
     def written(node: Tir) -> Tir | None:
         if not _is_exp(node):
             return None
-        x = _rebuilt(node.args[0], written)
-        return _exp(x) if fast and x.ty.dtype.lanes == LANES else exp(x)
+        x, *most = (_rebuilt(operand, written) for operand in node.args)
+        wide = fast and x.ty.dtype.lanes == LANES
+        if most:
+            return _exp_below(x, *most) if wide else exp(x - most[0])
+        return _exp(x) if wide else exp(x)
 
     def rule(statement: Statement) -> Statement | None:
         if not isinstance(statement, tirx.BufferStore):
@@ -137,15 +152,35 @@ def _exp(x: Tir) -> Tir:
     return with_variable(x, rounded)
 
 
-def _bounded(r: Tir) -> Tir:
+def _exp_below(x: Tir, m: Tir) -> Tir:
+    """``e**(x - m)`` of sixteen lanes, times a number near 1 that depends on ``m`` alone."""
+
+    def reduced(x: Tir, t: Tir, n: Tir) -> Tir:
+        w = _bounded(x - n * _all(math.log(2)), _TWO)
+        return with_variable(w, lambda w: powers(t, n, w))
+
+    def powers(t: Tir, n: Tir, w: Tir) -> Tir:
+        return _scaled(_looked_up(t, _FACTOR) * (w * w + _all(_REST)), n)
+
+    def rounded(x: Tir) -> Tir:
+        t = x * _all(math.log2(math.e)) + _all(_ROUND - _SHIFT * math.log2(math.e))
+        return with_variable(
+            t, lambda t: with_variable(t - _all(_ROUND), lambda n: reduced(x, t, n))
+        )
+
+    return with_variable(x - (m - _all(_SHIFT)), rounded)
+
+
+def _bounded(r: Tir, bound: float = _BOUND) -> Tir:
     """The smaller magnitude of ``r`` and a bound, which is taken for NaN too."""
-    operands = (r, _all(_BOUND), _integer(_SMALLER_MAGNITUDE), _all(0.0))
+    operands = (r, _all(bound), _integer(_SMALLER_MAGNITUDE), _all(0.0))
     return _intrinsic("mask.range.ps.512", *operands, _mask(), _integer(_CURRENT_ROUNDING))
 
 
-def _looked_up(t: Tir) -> Tir:
-    """``2**(j/32)`` where ``j`` is in the lowest bits of ``t``."""
-    low, high = (_vector([2 ** (j / _TABLE) for j in range(k, k + LANES)]) for k in (0, LANES))
+def _looked_up(t: Tir, factor: float = 1.0) -> Tir:
+    """``factor * 2**(j/32)`` where ``j`` is in the lowest bits of ``t``."""
+    powers = [factor * 2 ** (j / _TABLE) for j in range(_TABLE)]
+    low, high = _vector(powers[:LANES]), _vector(powers[LANES:])
     return _intrinsic("vpermi2var.ps.512", low, tirx.reinterpret(f"int32x{LANES}", t), high)
 
 

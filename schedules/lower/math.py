@@ -68,6 +68,14 @@ def exp(x: Tir) -> Tir:
     return with_variable(inside, lambda x: _exp(x, product))
 
 
+def exp_of_difference(x: Tir, m: Tir) -> Tir:
+    """``e**(x - m)``, still to be written out, where a factor that depends on ``m`` alone may err.
+
+    An exp of two operands: ``exponentials.py`` has to know them apart once they are vectors.
+    """
+    return tirx.call_intrin(x.ty.dtype, "tirx.exp", x, m)
+
+
 def sigmoid(x: Tir) -> Tir:
     """``1 / (1 + e**-x)``, with numerator and denominator by the power that keeps them floats."""
 

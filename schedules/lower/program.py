@@ -72,6 +72,7 @@ class _Program:
         self.hardware = hardware
         self.plan = follower.plan
         self.positions = Positions(follower)
+        self.maxima = frozenset(s.name for s in self.plan.stages if s.stage.combiner == "max")
         self.outputs = {name: dag.shape_of(name) for name in dag.outputs}
         self.in_place = stored_in_place(self.plan, self.positions, self.outputs, hardware)
         self.values: dict[Loop, Any] = {}
@@ -328,6 +329,7 @@ class _Program:
             axis=lambda name: self._axis(stage, name),
             read=lambda read: self._read(stage, read),
             inside=frozenset(a.read for a in stage.accesses if not a.guarded),
+            maxima=self.maxima,
         )
         if stage.stage.combiner is not None:
             old = tirx.BufferLoad(buffer, indices)
