@@ -167,6 +167,32 @@ def kernels(graph: Graph) -> list[str]:
     return [t.name.partition(" ")[0] for t in graph.tasks for _ in range(t.weight)]
 
 
+def shapes(graph: Graph) -> set[tuple[int, ...]]:
+    """Of all that tasks read."""
+    return {tensor.shape for task in graph.tasks for tensor in task.dag.inputs}
+
+
+def transposed_convolution(
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    attributes: dict[str, Any],
+    computed: bool = False,
+) -> Graph:
+    """With a bias and an activation; weights that are ``computed`` depend on the input."""
+    mean = [helper.make_node("ReduceMean", ["x"], ["m"], keepdims=0)]
+    nodes = [
+        *(mean if computed else ()),
+        *([helper.make_node("Mul", ["w", "m"], ["v"])] if computed else ()),
+        helper.make_node(
+            "ConvTranspose", ["x", "v" if computed else "w", "b"], ["c"], **attributes
+        ),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    channels = weight[1] * attributes.get("group", 1)
+    constants = {"w": small_models.weight(*weight), "b": small_models.weight(channels)}
+    return compiled(nodes, shape, constants)
+
+
 def test_generator_is_one_kernel_a_layer() -> None:
     node, up = helper.make_node, {"strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
@@ -195,20 +221,29 @@ def test_generator_is_one_kernel_a_layer() -> None:
         ((1, 4, 5, 6), (4, 3, 3, 3), {"strides": [1, 2], "group": 2, "pads": [0, 1, 1, 0]}),
         ((1, 4, 5, 6), (4, 1, 4, 4), {"strides": [2, 2], "group": 4, "pads": [1, 1, 1, 1]}),
         ((1, 4, 3, 4, 2), (4, 3, 2, 2, 2), {"strides": [2, 2, 2]}),
-        ((1, 4, 5, 6), (4, 3, 3, 3), {"dilations": [2, 2], "strides": [2, 2]}),
     ],
-    ids=["1d-crop", "output-padding", "groups", "depthwise", "3d", "dilated-stays"],
+    ids=["1d-crop", "output-padding", "groups", "depthwise", "3d"],
 )
-def test_transposed_convolutions_of_a_network(
+def test_transposed_convolutions_go_by_phases_with_channels_last(
     shape: tuple[int, ...], weight: tuple[int, ...], attributes: dict[str, Any]
 ) -> None:
-    nodes = [
-        helper.make_node("ConvTranspose", ["x", "w", "b"], ["c"], **attributes),
-        helper.make_node("Relu", ["c"], ["y"]),
-    ]
-    channels = weight[1] * attributes.get("group", 1)
-    constants = {"w": small_models.weight(*weight), "b": small_models.weight(channels)}
-    compiled(nodes, shape, constants)
+    graph = transposed_convolution(shape, weight, attributes)
+    assert weight not in shapes(graph)
+    assert kernels(graph)[0].startswith("transpose")  # the network's input
+
+
+@pytest.mark.parametrize(
+    ("attributes", "computed"),
+    [({"dilations": [2, 2], "strides": [2, 2]}, False), ({"strides": [2, 2]}, True)],
+    ids=["dilated", "weights-that-are-computed"],
+)
+def test_what_has_no_phases_keeps_its_channels_first(
+    attributes: dict[str, Any], computed: bool
+) -> None:
+    graph = transposed_convolution((1, 4, 5, 6), (4, 3, 3, 3), attributes, computed)
+    assert (4, 3, 3, 3) in shapes(graph)
+    assert kernels(graph)[-1] == "conv2d_transpose_add_relu"
+    assert not any("transpose" in name.split("_") for name in kernels(graph)[:-1])
 
 
 def test_grouped_convolutions_hand_over_without_a_copy() -> None:
