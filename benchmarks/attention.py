@@ -25,11 +25,12 @@ from ansor_lite.errors import AnsorLiteError
 from ansor_lite.tasks import Task
 from benchmarks import tables
 from benchmarks.attention_table import ATTENTIONS, Attention, save_gathered
+from benchmarks.children import Peer, start_peers
 from benchmarks.common import show
 from benchmarks.comparing import OURS, TOLERANCE, compare, time_in_turns
 from benchmarks.paired import geometric_mean_ratio, interval
 from benchmarks.runtimes import FMA_PEAK, write_arrays
-from benchmarks.tables import COPY, Peer, Row, Steps, Table
+from benchmarks.tables import COPY, Row, Steps, Table
 from benchmarks.turns import Series
 
 INPUTS = "qkv.npz"
@@ -127,12 +128,15 @@ def _timed(
     moving = (READ, READ_FROM_MEMORY) if attention.bandwidth else (COPY,)
     with tables.children(task, steps, arguments.threads) as group:
         write_arrays(group.folder / INPUTS, attention.arrays(arguments.seed))
-        runtimes = {OURS: group.program("operator", INPUTS), **group.limits(moving, task.bytes)}
+        runtimes = {
+            OURS: tables.program(group, "operator", INPUTS),
+            **group.limits(moving, task.bytes),
+        }
         if attention.bandwidth:
-            runtimes[FROM_MEMORY] = group.program(FROM_MEMORY, INPUTS)
+            runtimes[FROM_MEMORY] = tables.program(group, FROM_MEMORY, INPUTS)
         peers = _peers(attention, group.folder, arguments)
-        found, refused = tables.start_peers(group, peers, runtimes, alike=False)
-        accuracy = _accuracy(attention, runtimes[OURS].outputs(group.folder / "out.npz"), found)
+        found, refused = start_peers(group, peers, runtimes)
+        accuracy = _accuracy(attention, group.outputs(runtimes[OURS]), found)
         series = time_in_turns(runtimes, refused, arguments.rounds, arguments.turn, PEERS)
         facts = {name: dict(each.facts) for name, each in runtimes.items()}
     peak, moved = facts[FMA_PEAK]["gflop"] * 1e9, {kind: facts[kind]["bytes"] for kind in moving}

@@ -14,17 +14,19 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-from ansor_lite.errors import InputError
+from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.target import available_threads, cpu_model
+
+T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -163,6 +165,28 @@ def kept_rows(
     ):
         raise InputError(f"{arguments.output} is of another machine or number of threads")
     return [row for row in document["result"][table] if row["name"] not in again]
+
+
+def measured_rows(
+    rows: list[dict[str, Any]],
+    chosen: Mapping[str, T],
+    fill: Callable[[dict[str, Any], T], None],
+    write: Callable[[list[dict[str, Any]]], Path],
+) -> Path:
+    """Append a row for each of ``chosen`` to ``rows``, and ``write`` all after every one.
+
+    What ``fill`` puts into a row before it fails stays there, with the reason.
+    """
+    for name, each in chosen.items():
+        row: dict[str, Any] = {"name": name, "measured": measured_now()}
+        rows.append(row)
+        try:
+            fill(row, each)
+        except AnsorLiteError as error:
+            row["failure"] = str(error)
+            print(f"{name}: {error}", file=sys.stderr)
+        path = write(rows)
+    return path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.networks --model-dir DIR --peers onnxruntime openvino --seconds 600``
 
-Read ``_entry`` and ``runtimes.py`` first, then ``comparing.py``, which says what the rounds mean.
+Read ``_fill`` and ``runtimes.py`` first, then ``comparing.py``, which says what the rounds mean.
 Every round times each runtime once, in alternating order, and the ratio of a round is one sample.
 Each peer has a control, a second process of itself, which must look like the first; otherwise the
 run is void and says so. Whatever fails is a row of the table with its reason.
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ansor_lite.errors import AnsorLiteError, InputError
+from ansor_lite.errors import InputError
 from ansor_lite.frontend.network import TensorInfo
 from benchmarks.building import add_options, build, log_of
+from benchmarks.children import NOTHING, Children, Peer, Values, start_peers
 from benchmarks.common import (
     RESULTS,
     kept_rows,
-    measured_now,
+    measured_rows,
     resolve_model,
     settings,
     show,
@@ -37,13 +38,12 @@ from benchmarks.comparing import (
     OURS,
     Comparison,
     compare,
-    control_of,
     summary,
     time_in_turns,
     tolerance,
 )
 from benchmarks.paired import CONTROL_RANGE, interval
-from benchmarks.runtimes import FMA_PEAK, Runtime, RuntimeFailure, write_arrays
+from benchmarks.runtimes import FMA_PEAK, Runtime, write_arrays
 
 MODELS = (
     "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "dcgan",
@@ -58,6 +58,7 @@ TRANSFORMERS = (
 # By the name of the result file.
 FAMILIES = {"networks": MODELS, "transformers": TRANSFORMERS}
 REFERENCE = "onnxruntime"
+INPUTS = "inputs.npz"
 PEERS = ("onnxruntime", "openvino", "torch")
 # Peers that cannot take part here, and why.
 NO_NETWORKS = {"torch": "an ONNX file holds no torch model; benchmarks.operators measures torch"}
@@ -75,9 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for model, log in zip(models, logs, strict=True):
-        entries.append(_network(model, log, arguments))
-        path = _write(entries, arguments)
+    chosen = {model.stem: (model, log) for model, log in zip(models, logs, strict=True)}
+    path = measured_rows(
+        entries,
+        chosen,
+        lambda entry, each: _fill(entry, *each, arguments),
+        lambda rows: _write(rows, arguments),
+    )
     _report(entries, arguments)
     print(f"written: {path}")
     return 0
@@ -104,58 +109,33 @@ def default_output(family: str, exact: bool) -> Path:
     return RESULTS / f"{family}{'-exact' * exact}.json"
 
 
-def _network(model: Path, log: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row of the result; a failure of ours is one too."""
-    entry: dict[str, Any] = {"name": model.stem, "measured": measured_now()}
-    try:
-        _fill(entry, model, log, arguments)
-    except AnsorLiteError as error:
-        entry["failure"] = str(error)
-        print(f"{model.stem}: {error}", file=sys.stderr)
-    return entry
-
-
 def _fill(entry: dict[str, Any], model: Path, log: Path, arguments: argparse.Namespace) -> None:
     """Build, check, time. What was found before a failure stays in ``entry``."""
     built = build(model, log, arguments.threads, arguments)
     entry["building"] = built.facts
     entry["batch"] = max((i.shape[0] for i in built.manifest.inputs if i.shape), default=1)
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        folder = Path(temporary)
-        inputs = folder / "inputs.npz"
-        write_arrays(inputs, random_inputs(built.manifest.inputs, arguments.seed))
-
-        def start(kind: str) -> Runtime:
-            path = built.library if kind == OURS else model
-            python = arguments.peer_python if kind in PEERS else sys.executable
-            return stack.enter_context(Runtime(kind, path, inputs, arguments.threads, python))
-
+    allowed, python = tolerance(arguments.exact), arguments.peer_python
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        group = Children(Path(folder), arguments.threads, stack)
+        write_arrays(group.folder / INPUTS, random_inputs(built.manifest.inputs, arguments.seed))
+        write_arrays(group.folder / NOTHING, {})
+        expected = _expected(group, Peer(REFERENCE, model, INPUTS, python))
+        runtimes = {OURS: group.start(OURS, built.library, INPUTS)}
+        entry["accuracy"] = compare(group.outputs(runtimes[OURS]), expected, allowed)
         wanted = [peer for peer in arguments.peers if peer not in NO_NETWORKS]
-        refused = {p: NO_NETWORKS[p] for p in arguments.peers if p in NO_NETWORKS}
-        runtimes = {OURS: start(OURS), REFERENCE: start(REFERENCE)}
-        expected = runtimes[REFERENCE].outputs(folder / "expected.npz")
-        allowed = tolerance(arguments.exact)
-        found = compare(runtimes[OURS].outputs(folder / "ours.npz"), expected, allowed)
-        entry["accuracy"] = found
-        if REFERENCE not in wanted:
-            runtimes.pop(REFERENCE).close()
-        for peer in wanted:
-            try:
-                if peer != REFERENCE:
-                    runtimes[peer] = start(peer)
-                    theirs = runtimes[peer].outputs(folder / f"{peer}.npz")
-                    _require_agreement(compare(theirs, expected, allowed))
-                runtimes[control_of(peer)] = start(peer)
-            except RuntimeFailure as error:
-                runtimes.pop(peer, None)
-                refused[peer] = str(error)
-        runtimes[FMA_PEAK] = start(FMA_PEAK)
+        peers = {peer: Peer(peer, model, INPUTS, python) for peer in wanted}
+        _, refused = start_peers(group, peers, runtimes, expected, allowed)
+        refused |= {peer: NO_NETWORKS[peer] for peer in arguments.peers if peer in NO_NETWORKS}
+        runtimes |= group.limits((), 0)
         _time(entry, runtimes, refused, arguments)
 
 
-def _require_agreement(accuracy: Mapping[str, Any]) -> None:
-    if not accuracy["agrees"]:
-        raise RuntimeFailure(f"wrong output: off by {accuracy['relative_deviation']}")
+def _expected(group: Children, reference: Peer) -> Values:
+    """The outputs of a runtime that takes no turns."""
+    runtime = group.start_peer(reference)
+    values = group.outputs(runtime)
+    runtime.close()
+    return values
 
 
 def _time(

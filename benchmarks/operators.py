@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from ansor_lite.errors import AnsorLiteError
 from ansor_lite.tasks import Task
 from benchmarks import tables
+from benchmarks.children import Peer, start_peers
 from benchmarks.common import show
-from benchmarks.comparing import time_in_turns
+from benchmarks.comparing import TOLERANCE, time_in_turns
 from benchmarks.operator_peers import FED, arrays, geometry, save_onnx
 from benchmarks.operator_table import OPERATORS, Operator
 from benchmarks.runtimes import FMA_PEAK, write_arrays
-from benchmarks.tables import COPY, Peer, Row, Steps, Table
+from benchmarks.tables import COPY, Row, Steps, Table
 from benchmarks.turns import Series
 
 HOT, COLD = "operator", "cold-operator"
@@ -122,10 +123,10 @@ def _timed(
     """Turns of our program with hot and with cold weights, the two limits, and the peers."""
     _require_right(task, steps, arguments.threads)
     with tables.children(task, steps, arguments.threads) as group:
-        runtimes = {kind: group.program(kind) for kind in (HOT, COLD)}
+        runtimes = {kind: tables.program(group, kind) for kind in (HOT, COLD)}
         runtimes |= group.limits((COPY,), task.bytes)
         peers = _peers(operator, group.folder, arguments)
-        _, refused = tables.start_peers(group, peers, runtimes)
+        _, refused = start_peers(group, peers, runtimes, tolerance=TOLERANCE)
         series = time_in_turns(runtimes, refused, arguments.rounds, arguments.turn, PEERS)
         facts = {name: dict(each.facts) for name, each in runtimes.items()}
     peak, copied = facts[FMA_PEAK]["gflop"] * 1e9, facts[COPY]["bytes"]

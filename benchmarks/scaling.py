@@ -19,9 +19,10 @@ from typing import Any
 
 from ansor_lite.errors import AnsorLiteError, InputError
 from benchmarks.building import Built, add_options, build, log_of
+from benchmarks.children import Children
 from benchmarks.common import RESULTS, resolve_model, settings, show, write_result
 from benchmarks.comparing import OURS, control_of
-from benchmarks.networks import random_inputs
+from benchmarks.networks import INPUTS, random_inputs
 from benchmarks.paired import interval, is_void, paired_ratio
 from benchmarks.runtimes import Runtime, write_arrays
 from benchmarks.turns import Series, take_turns
@@ -63,13 +64,12 @@ def _series(model: Path, built: Mapping[int, Built], arguments: argparse.Namespa
     """Everybody at every number of threads in turns, and the control."""
     kinds = [OURS, *arguments.peers]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        inputs = Path(folder) / "inputs.npz"
         shapes = built[arguments.threads[0]].manifest.inputs
-        write_arrays(inputs, random_inputs(shapes, arguments.seed))
+        write_arrays(Path(folder) / INPUTS, random_inputs(shapes, arguments.seed))
 
         def start(kind: str, threads: int) -> Runtime:
             path = built[threads].library if kind == OURS else model
-            return stack.enter_context(Runtime(kind, path, inputs, threads))
+            return Children(Path(folder), threads, stack).start(kind, path, INPUTS)
 
         runtimes = {label(k, n): start(k, n) for k in kinds for n in arguments.threads}
         first, most = arguments.peers[0], arguments.threads[-1]

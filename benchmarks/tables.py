@@ -15,22 +15,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from numpy.typing import NDArray
-
 from ansor_lite.errors import AnsorLiteError, InputError
 from ansor_lite.tasks import Task
 from benchmarks import common, operator_program
-from benchmarks.common import RESULTS, kept_rows, measured_now, settings, write_result
-from benchmarks.comparing import TOLERANCE, compare, control_of
+from benchmarks.children import NOTHING, Children
+from benchmarks.common import RESULTS, kept_rows, measured_rows, settings, write_result
+from benchmarks.comparing import control_of
 from benchmarks.paired import interval, is_void, paired_ratio
-from benchmarks.runtimes import FMA_PEAK, Runtime, RuntimeFailure, write_arrays
+from benchmarks.runtimes import Runtime, write_arrays
 from benchmarks.turns import Series
 from schedules.steps import Step
 
 Row: TypeAlias = Mapping[str, Any]
 Steps: TypeAlias = tuple[Step, ...]
 
-PROGRAM, NOTHING = "program", "none.npz"
+PROGRAM = "program"
 COPY = "copy"
 
 
@@ -62,40 +61,6 @@ class Table(Generic[T]):
     report: Callable[[Sequence[Row], argparse.Namespace], None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Peer:
-    """How a peer is started; ``python``: its interpreter."""
-
-    kind: str
-    path: Path
-    inputs: str
-    python: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Children:
-    """Child processes that read their files in ``folder``."""
-
-    folder: Path
-    threads: int
-    stack: ExitStack
-
-    def start(
-        self, kind: str, path: Path, inputs: str = NOTHING, python: str = sys.executable
-    ) -> Runtime:
-        runtime = Runtime(kind, path, self.folder / inputs, self.threads, python)
-        return self.stack.enter_context(runtime)
-
-    def program(self, kind: str, inputs: str = NOTHING) -> Runtime:
-        """Our program, by a runtime of that kind."""
-        return self.start(kind, self.folder / PROGRAM, inputs)
-
-    def limits(self, moving: Sequence[str], size: int) -> dict[str, Runtime]:
-        """The multiply-add peak, and runtimes that move ``size`` bytes."""
-        kinds = {FMA_PEAK: Path("-")} | {kind: Path(str(size)) for kind in moving}
-        return {kind: self.start(kind, path) for kind, path in kinds.items()}
-
-
 def add_options(parser: argparse.ArgumentParser, table: str, peers: Sequence[str]) -> None:
     """What every table can be told; a command adds the names of rows and its own defaults."""
     common.add_options(parser)
@@ -120,25 +85,20 @@ def measure(table: Table[T], words: Sequence[str], arguments: argparse.Namespace
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for row in chosen:
-        rows.append(_measured(table, row, arguments))
-        result = {**table.summary(rows), table.key: rows}
-        path = write_result(table.name, settings(arguments), result, arguments.output)
+
+    def fill(row: dict[str, Any], of: T) -> None:
+        row |= table.facts(of)
+        task = of.task().canonical()
+        row |= table.timed(of, task, _tuned(table.name, task, arguments), arguments)
+
+    def write(rows: Sequence[Row]) -> Path:
+        result = {**table.summary(rows), table.key: list(rows)}
+        return write_result(table.name, settings(arguments), result, arguments.output)
+
+    path = measured_rows(rows, {row.name: row for row in chosen}, fill, write)
     table.report(rows, arguments)
     print(f"written: {path}")
     return 0
-
-
-def _measured(table: Table[T], of: T, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row of the result; a failure of ours is one too."""
-    row = {"name": of.name, **table.facts(of), "measured": measured_now()}
-    try:
-        task = of.task().canonical()
-        row |= table.timed(of, task, _tuned(table.name, task, arguments), arguments)
-    except AnsorLiteError as error:
-        row["failure"] = str(error)
-        print(f"{of.name}: {error}", file=sys.stderr)
-    return row
 
 
 def _tuned(name: str, task: Task, arguments: argparse.Namespace) -> Steps:
@@ -171,7 +131,7 @@ def _tuned(name: str, task: Task, arguments: argparse.Namespace) -> Steps:
 
 @contextmanager
 def children(task: Task, steps: Steps, threads: int) -> Iterator[Children]:
-    """Children of one row, with our program in their folder."""
+    """Children of one row, with our program as ``PROGRAM`` in their folder."""
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         operator_program.save(folder / PROGRAM, task, steps)
@@ -179,29 +139,9 @@ def children(task: Task, steps: Steps, threads: int) -> Iterator[Children]:
         yield Children(folder, threads, stack)
 
 
-def start_peers(
-    group: Children, peers: Mapping[str, Peer], runtimes: dict[str, Runtime], alike: bool = True
-) -> tuple[dict[str, Mapping[str, NDArray[Any]]], dict[str, str]]:
-    """Add the peers and a control of each to ``runtimes``; their outputs, and who failed and why.
-
-    ``alike``: one that disagrees with the first fails.
-    """
-    found: dict[str, Mapping[str, NDArray[Any]]] = {}
-    refused: dict[str, str] = {}
-    for name, peer in peers.items():
-        try:
-            runtimes[name] = group.start(peer.kind, peer.path, peer.inputs, peer.python)
-            values = runtimes[name].outputs(group.folder / "out.npz")
-            first = next(iter(found), name)
-            if alike and not compare(values, found.get(first, values), TOLERANCE)["agrees"]:
-                raise RuntimeFailure(f"wrong output: unlike {first}'s")
-            found[name] = values
-            control = group.start(peer.kind, peer.path, peer.inputs, peer.python)
-            runtimes[control_of(name)] = control
-        except AnsorLiteError as error:
-            runtimes.pop(name, None)
-            refused[name] = str(error)
-    return found, refused
+def program(group: Children, kind: str, inputs: str = NOTHING) -> Runtime:
+    """Our program, by a runtime of that kind."""
+    return group.start(kind, group.folder / PROGRAM, inputs)
 
 
 def beside_peers(series: Series, ours: str, peers: Sequence[str]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_networks_command_tunes_checks_and_times(model: Path, tmp_path: Path) ->
     output, log = tmp_path / "out" / "networks.json", tmp_path / "logs"
     options = ["--log", str(log), "--output", str(output), "--peers", "onnxruntime", "torch"]
     timing = ["--threads", "1", "--rounds", "2", "--turn", "0.01"]
-    assert networks.main(["--models", str(model), *options, *timing, "--seconds", "15"]) == 0
+    assert networks.main(["--models", str(model), *options, *timing, "--seconds", "30"]) == 0
     [found] = result_of(output)["networks"]
     assert found["accuracy"]["agrees"] and found["building"]["records"] > 0
     assert set(found["runs"]) == {"ansor-lite", "onnxruntime", "onnxruntime control", "fma-peak"}
