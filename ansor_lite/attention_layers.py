@@ -7,7 +7,7 @@ heads in groups, layouts and windows concern nothing but attention.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from ansor_lite.errors import InputError
@@ -123,12 +123,14 @@ class Span:
     Positions that are equal modulo the dilation form a phase; a window stays inside its phase. It
     is centred where the phase allows it and shifted where it would leave it, so that it always has
     ``window`` positions: Hassani et al., CVPR 2023, and with dilation Hassani and Shi, 2022.
+    ``group`` neighbours in a phase share the keys that are computed for them; see ``grouping``.
     """
 
     axis: str
     extent: int
     window: int
     dilation: int
+    group: int = 1
 
     @property
     def steps(self) -> int:
@@ -142,16 +144,35 @@ class Span:
 
     @property
     def axes(self) -> dict[str, int]:
-        """The positions by axes: one, or steps and phases."""
-        if self.is_split:
-            return {self.axis: self.steps, f"f{self.axis}": self.dilation}
-        return {self.axis: self.extent}
+        """The positions by axes: steps by groups, and phases where steps are not positions."""
+        if not self.is_whole:
+            return {self.axis: self.extent}
+        members = {f"n{self.axis}": self.group} if self.group > 1 else {}
+        phases = {f"f{self.axis}": self.dilation} if self.is_split else {}
+        return {self.axis: self.steps // self.group, **members, **phases}
+
+    @property
+    def is_whole(self) -> bool:
+        """Positions are steps, or phases split them into steps of one number."""
+        return self.dilation == 1 or self.is_split
+
+    @property
+    def step(self) -> Expr:
+        """Where in its phase a position is."""
+        if not self.is_whole:
+            return _call("floordiv", self.axis, self.dilation)
+        return self.leader if self.group == 1 else plus(self.leader, f"n{self.axis}")
+
+    @property
+    def leader(self) -> Expr:
+        """The step of the first position of a group."""
+        return times(self.axis, self.group) if self.is_whole else self.step
 
     @property
     def position(self) -> Expr:
-        if self.is_split:
-            return plus(times(self.axis, self.dilation), self.phase)
-        return index(self.axis)
+        if not self.is_whole:
+            return index(self.axis)
+        return plus(times(self.step, self.dilation), self.phase)
 
     @property
     def phase(self) -> Index:
@@ -161,15 +182,16 @@ class Span:
 
     @property
     def centred(self) -> Expr:
-        """Where in its phase the window of a position starts, if it may reach beyond the end."""
-        whole = self.dilation == 1 or self.is_split
-        step = index(self.axis) if whole else _call("floordiv", self.axis, self.dilation)
-        return _call("max", plus(step, -(self.window // 2)), 0)
+        """Where in its phase a group's first window starts, if it may reach beyond the end."""
+        return self._centred(self.leader)
 
     @property
     def first(self) -> Expr:
         """Where in its phase the window of a position starts."""
-        return _call("min", self.centred, self.last)
+        return _call("min", self._centred(self.step), self.last)
+
+    def _centred(self, step: Expr) -> Expr:
+        return _call("max", plus(step, -(self.window // 2)), 0)
 
     @property
     def last(self) -> Index:
@@ -212,9 +234,9 @@ def spans(
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """The keys that are computed for a window, whole vectors of them: more than count.
+    """The keys that are computed for a group's windows, whole vectors of them: more than count.
 
-    ``first``: where in the phase they start; ``before``: how many of them precede the window;
+    ``first``: where in the phase they start; ``before``: how many of them precede a window;
     ``beyond``: how far they reach behind the end of a phase that has fewer.
     """
 
@@ -231,9 +253,27 @@ class Vectors:
         return [behind] if self.before == 0 else [at_most(self.before, "ox"), behind]
 
 
+def vector_width(window: int) -> int:
+    """Keys in whole vectors for a window."""
+    vector = WINDOW_VECTOR if window > WINDOW_VECTOR // 2 else WINDOW_VECTOR // 2
+    return -(-window // vector) * vector
+
+
+def grouping(span: Span) -> Span:
+    """With the largest group whose windows fill the vectors that one of them takes anyway.
+
+    Every key that is loaded is used for all of the group then.
+    """
+    width = vector_width(span.window)
+    if not span.is_whole or width > span.steps:
+        return span
+    sizes = range(1, width - span.window + 2)
+    return replace(span, group=max(size for size in sizes if span.steps % size == 0))
+
+
 def whole_vectors(span: Span) -> Vectors:
-    vector = WINDOW_VECTOR if span.window > WINDOW_VECTOR // 2 else WINDOW_VECTOR // 2
-    width = -(-span.window // vector) * vector
+    """For a span with its :func:`grouping`."""
+    width = vector_width(span.window)
     more = width - span.window
     if not more or span.extent // span.dilation < width:
         return Vectors(width, span.first, 0, more)
@@ -245,6 +285,7 @@ def attend_windows(
     layer: Layer, heads: Heads, batch: int, over: Sequence[Span], depth: int, layout: str
 ) -> None:
     """Every query over the keys of its window."""
+    over = (*over[:-1], grouping(over[-1]))
     sizes = [span.extent for span in over]
     positions = {name: extent for span in over for name, extent in span.axes.items()}
     q = tensor(layer, "q", layout, batch, heads.kv_heads * heads.group, sizes, depth)
@@ -260,9 +301,9 @@ def attend_windows(
     product = mul(
         q("b", *in_layout(layout, heads.query, *(s.position for s in over)), "d"),
         keys(
-            *("b", heads.key, *(s.key(f"o{s.axis}") for s in across), "d"),
+            *("b", heads.key, *(s.key(f"o{s.axis}") for s in across)),
             *([last.phase] if last.dilation > 1 else []),
-            plus(vectors.first, "ox"),
+            *("d", plus(vectors.first, "ox")),
         ),
     )
     scores = layer.stage("scores", (*square, *layer.reduced(d=depth)), product, "sum")
@@ -297,7 +338,7 @@ def _keys_along(
         where = _call("min", where, last.extent - 1)
     head = next(iter(heads.extents))
     sizes = {s.axis: s.extent for s in across}
-    axes = layer.axes(**{"b": batch, head: heads.kv_heads}, **sizes, d=depth, **phases, x=extent)
+    axes = layer.axes(**{"b": batch, head: heads.kv_heads}, **sizes, **phases, d=depth, x=extent)
     return layer.stage("keys", axes, k("b", *in_layout(layout, head, *sizes, where), "d"))
 
 

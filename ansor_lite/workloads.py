@@ -285,7 +285,9 @@ def attention(
     axis: those around it, ``dilation`` apart; near a border the window is shifted by multiples of
     the dilation until it is inside (:class:`ansor_lite.attention_layers.Span`). What is outside
     of a window takes no part in its result, and memory grows with queries times window. An axis
-    that a dilation divides is two axes of the result: ``position = step * dilation + phase``.
+    that a dilation divides is two axes of the result: ``position = step * dilation + phase``. So
+    are the steps of the last axis where neighbours share keys: ``step = group * neighbours + nth``
+    (:func:`ansor_lite.attention_layers.grouping`). Elements stand in the order of positions.
 
     Raises :class:`InputError` for heads that do not come in equal groups, for an unknown layout,
     and for windows that are even, do not fit, or are asked for with other keys or a causal mask.

@@ -107,6 +107,16 @@ def reuse_axes(stage: Stage, vector: str) -> tuple[IterAxis, ...]:
     )
 
 
+def slides(stage: Stage, read: Read, axis: str) -> bool:
+    """``axis`` moves what the reduction reads: some index depends on it and on a reduced axis."""
+    reduced = {a.name for a in stage.reduce}
+    for index in read.indices:
+        names = {node.name for node in walk(index) if isinstance(node, Axis)}
+        if axis in names and names & reduced:
+            return True
+    return False
+
+
 def is_contiguous_along(access: Access, axis: str) -> bool:
     """Neighbours along ``axis`` are neighbours in memory, or the same element."""
     if not access.indices:

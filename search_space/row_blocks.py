@@ -10,6 +10,7 @@ Read ``chains.py`` first; separate because there nothing stands between two accu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from schedules.dag import IterAxis, Stage
 from schedules.expr import Axis, Read
@@ -120,11 +121,15 @@ def _permuted(draft: Draft, stage: Stage, row: str) -> Draft:
 
 @dataclass(frozen=True)
 class _Block:
-    """``link`` has the outer loops; ``rows``: the axis of every stage inside that they cut."""
+    """``link`` has the outer loops; ``rows``: the axis of every stage inside that they cut.
+
+    ``unit``: blocks are multiples of so many rows, which fill vectors.
+    """
 
     link: Link
     row: str
     rows: dict[str, str]
+    unit: int
 
 
 def rule_row_blocks(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, ...] | None:
@@ -154,10 +159,13 @@ def _block(draft: Draft, stage: Stage, hardware: Hardware) -> _Block | None:
     reduces = any(s.combiner is not None and not has_data_reuse(s) for s in inside)
     products = [s for s in inside if has_data_reuse(s)]
     vectors = all(s.spatial[-1].name == rows[s.name] or _in_vectors(s) for s in products)
-    long = pair.accumulate.axis(row).extent >= pair.lanes
+    long = prod(axis.extent for axis in pair.rows) >= pair.lanes
     if not (reduces and products and vectors and long) or any(map(is_piecewise, inside)):
         return None
-    return _Block(Link(pair, apart=False), pair.axes[row], rows)
+    in_lanes = any(s.spatial[-1].name == rows[s.name] for s in inside)
+    others = prod(axis.extent for axis in pair.rows if axis.name != row)
+    unit = pair.lanes if in_lanes else max(1, pair.lanes // others)
+    return _Block(Link(pair, apart=False), pair.axes[row], rows, unit)
 
 
 def _in_vectors(stage: Stage) -> bool:
@@ -197,10 +205,11 @@ def _block_knobs(draft: Draft, block: _Block, hardware: Hardware) -> tuple[Draft
     choices = [
         (*tile, -(-size // tile[at]))
         for tile in draft.choices(name)
-        for size in block_sizes(extent, pair.lanes)
+        for size in block_sizes(extent, block.unit)
     ]
-    kept = _least_waste(choices, at, extent, pair.lanes)
-    distance = [(c[:-1] != usual, abs(c[-1] * c[at] - USUAL_BLOCK)) for c in kept]
+    kept = _least_waste(choices, at, extent, block.unit)
+    target = USUAL_BLOCK * block.unit // pair.lanes
+    distance = [(c[:-1] != usual, abs(c[-1] * c[at] - target)) for c in kept]
     draft = draft.narrowed(
         Knob(name, tuple(kept), pair.consume.name), distance.index(min(distance))
     )
@@ -208,11 +217,11 @@ def _block_knobs(draft: Draft, block: _Block, hardware: Hardware) -> tuple[Draft
 
 
 def _least_waste(
-    choices: list[tuple[int, ...]], at: int, extent: int, lanes: int
+    choices: list[tuple[int, ...]], at: int, extent: int, unit: int
 ) -> list[tuple[int, ...]]:
     """Those whose blocks of ``last * [at]`` rows fill vectors, and compute few rows twice."""
     sizes = {choice: choice[-1] * choice[at] for choice in choices}
-    full = [c for c, size in sizes.items() if size % lanes == 0 or size >= extent]
+    full = [c for c, size in sizes.items() if size % unit == 0 or size >= extent]
     best = min(waste(extent, min(extent, sizes[c])) for c in full)
     return [c for c in full if waste(extent, min(extent, sizes[c])) <= BLOCK_WASTE * best]
 

@@ -31,6 +31,7 @@ from search_space.analysis import (
     moves_with,
     reuse_axes,
     single_consumer,
+    slides,
     vector_axis,
 )
 from search_space.draft import Draft
@@ -86,24 +87,25 @@ def tile_pair(draft: Draft, stage: Stage, hardware: Hardware) -> TilePair | None
             return None
         lanes = lanes_for(axis.extent, lanes)
         rows = reuse_axes(producer, axis.name)[-ROW_AXES:]
-        if not rows and axis.extent < hardware.fma_latency * lanes:
-            rows = _last_other(producer, axis)
+        if prod(a.extent for a in (axis, *rows)) < hardware.fma_latency * lanes:
+            rows = (*rows, *_others(producer, (axis, *rows)))[:ROW_AXES]
         used = {axis.name, *(a.name for a in rows)}
         outer = tuple(a for a in producer.spatial if a.extent > 1 and a.name not in used)
         return TilePair(producer, stage, mapping, axis, rows, outer, lanes)
     return None
 
 
-def _last_other(stage: Stage, vector: IterAxis) -> tuple[IterAxis, ...]:
-    """The last axis along which some operand is used again, else the longest one.
+def _others(stage: Stage, used: tuple[IterAxis, ...]) -> tuple[IterAxis, ...]:
+    """Axes of sums to have beside each other: they hide the latency of an addition.
 
-    What moves with the vector is not used again there, but sums beside each other still hide the
-    latency of an addition.
+    The last axis along which some operand is used again; else those along which windows slide;
+    else the longest one.
     """
-    others = [a for a in stage.spatial if a.extent > 1 and a.name != vector.name]
+    others = [a for a in stage.spatial if a.extent > 1 and a not in used]
     shared = [a for a in others if any(a.name not in axes_of(r) for r in stage.reads())]
+    sliding = [a for a in others if all(slides(stage, r, a.name) for r in stage.reads())]
     longest = max(reversed(others), key=lambda a: a.extent, default=None)
-    return tuple(shared[-1:]) if shared or longest is None else (longest,)
+    return tuple(shared[-1:] or sliding[-ROW_AXES:] or ([] if longest is None else [longest]))
 
 
 def _vector_of(

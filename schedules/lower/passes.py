@@ -16,6 +16,7 @@ from schedules.lower.exponentials import written_exponentials
 from schedules.lower.horizontal import horizontal_reduction
 from schedules.lower.statements import statement_pass
 from schedules.lower.transposes import register_transpose
+from schedules.lower.wider import wider_exponentials
 
 
 def passes() -> tvm.transform.Pass:
@@ -32,7 +33,9 @@ def passes() -> tvm.transform.Pass:
             plain.FlattenBuffer(),
             plain.BF16ComputeLegalize(),
             plain.NarrowDataType(32),
-            statement_pass("Registers", register_transpose, horizontal_reduction),
+            statement_pass(
+                "Registers", register_transpose, horizontal_reduction, wider_exponentials
+            ),
             blocks.LoopPartition(),
             plain.VectorizeLoop(True),
             written_exponentials(),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ansor_lite import workloads
+from ansor_lite.attention_layers import grouping, spans
 from ansor_lite.errors import InputError
 from ansor_lite.tasks import Task
 from schedules.dag import ComputeDAG
@@ -126,8 +127,30 @@ def test_nothing_outside_the_window_counts() -> None:
     wild = {name: array.copy() for name, array in arrays.items()}
     for name in "kv":
         wild[name][:, :, 13:] = np.nan
-    found = result(task, wild)[:, :, :10]
-    assert np.array_equal(found, result(task, arrays)[:, :, :10])
+    found, expected = (result(task, x).reshape(20, 4)[:10] for x in (wild, arrays))
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("extent", "window", "dilation", "group"),
+    [(56, 7, 1, 2), (56, 7, 2, 2), (12, 5, 1, 4), (256, 127, 1, 2), (256, 127, 2, 2)],
+)
+def test_neighbours_share_the_keys_that_fill_vectors(
+    extent: int, window: int, dilation: int, group: int
+) -> None:
+    (span,) = spans("windows", [extent], [window], [dilation])
+    assert grouping(span).group == group
+    task = workloads.attention(1, extent, depth=4, window=window, dilation=dilation)
+    arrays = random_inputs(task.dag)
+    found = result(task, arrays).reshape(1, 1, extent, 4)
+    expected = windowed(arrays, "bhsd", [window], [dilation])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("extent", "dilation"), [(57, 1), (57, 2), (7, 1)])
+def test_neighbours_share_nothing_where_groups_leave_a_rest(extent: int, dilation: int) -> None:
+    (span,) = spans("windows", [extent], [7], [dilation])
+    assert grouping(span).group == 1
 
 
 def test_memory_grows_with_the_window_only() -> None:
