@@ -73,9 +73,11 @@ class _Rows:
 
     def value(self, place: Tir) -> Tir | None:
         """The exponential at ``place`` of all rows, counted through."""
-        (argument,) = self.store.value.args
-        moved = self._moved(argument, place)
-        return None if moved is None else tirx.exp(moved)
+        call = self.store.value
+        moved = [self._moved(operand, place) for operand in call.args]
+        if any(operand is None for operand in moved):
+            return None
+        return tvm.ir.Call(call.op, moved, call.attrs, call.ty_args)
 
     def _moved(self, expr: Tir, place: Tir) -> Tir | None:
         match expr:
