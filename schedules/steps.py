@@ -102,10 +102,11 @@ class PairProducts:
 
     Additions take the place of multiplications, with another rounding. See ``pairs.py``.
 
-    ``s[i, j] = sum_k x[i, k] * w[k, j]``  ->  with groups ``g`` of three rows:
-    ``s.peak[i] = max_k |x[i, k]|; s.spread[i, c, g] = x[i, c * groups + g] / s.peak[i];``
-    ``s.pairs[i, j] = sum_g (s.spread[i, 0, g] + w'[g, 1, j]) * (s.spread[i, 1, g] + w'[g, 0, j])``
-    ``+ s.spread[i, 2, g] * w'[g, 2, j]; s[i, j] = s.pairs[i, j] * scales``
+    ``s[i, j] = sum_k x[i, k] * w[k, j]``  ->  with ``a``, ``b`` and ``c`` the parts of a row:
+    ``s.size[i] = sum_k |x[i, k]|; s.spread[i] = zeros, x[i] / s.size[i] * K, zeros;``
+    ``s.cross[i] = sum_g s.spread[i, b + g] * s.spread[i, c + g];``
+    ``s.pairs[i, j] = sum_g (s.spread[i, b + g] + w'[g, 2, j]) * (s.spread[i, c + g] + w'[g, 1, j])``
+    ``+ s.spread[i, a - g] * w'[g, 0, j]; s[i, j] = (s.pairs[i, j] - s.cross[i]) * scale[i]``
     """
 
     stage: str

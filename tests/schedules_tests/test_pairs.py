@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import programs
@@ -21,10 +21,15 @@ from schedules.rewrites import apply_rewrites
 from schedules.steps import PairProducts
 
 STEPS = (PairProducts("matmul"),)
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"kernel": 1},
+    {"kernel": 1, "stride": 2},
+    {"kernel": 3, "stride": 2, "padding": 1},
+)
 
 
-def _dag(m: int, n: int, k: int, constant_weights: bool = True) -> ComputeDAG:
-    return workloads.matmul(m, n, k, bias=True, constant_weights=constant_weights).dag
+def _dag(m: int, n: int, k: int) -> ComputeDAG:
+    return workloads.matmul(m, n, k, bias=True).dag
 
 
 def _results(
@@ -36,9 +41,9 @@ def _results(
 
 
 @settings(max_examples=20, deadline=None)
-@given(*(st.integers(1, 6) for _ in range(3)))
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(6, 70))
 def test_values_are_those_of_the_plain_product(m: int, n: int, k: int) -> None:
-    dag = _dag(m, n, 3 * k)
+    dag = _dag(m, n, k)
     before, after = _results(dag, programs.random_inputs(dag))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
@@ -56,7 +61,7 @@ def test_sizes_of_rows_and_matrix_do_not_matter(row: int, matrix: int) -> None:
 
 
 def test_rows_and_matrices_of_zeros_give_nothing_to_speak_of() -> None:
-    dag = workloads.matmul(4, 5, 12).dag
+    dag = workloads.matmul(4, 5, 13).dag
     arrays = programs.random_inputs(dag)
     arrays["a"][1] = 0
     assert np.abs(_results(dag, arrays)[1][1]).max() < 1e-30
@@ -64,26 +69,24 @@ def test_rows_and_matrices_of_zeros_give_nothing_to_speak_of() -> None:
     assert np.abs(_results(dag, arrays)[1]).max() < 1e-30
 
 
-def test_two_multiplications_of_three() -> None:
-    pairs = apply_rewrites(_dag(8, 16, 30), STEPS).stage("matmul.pairs")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_convolutions_have_pairs_of_channels(options: dict[str, Any]) -> None:
+    dag = workloads.conv2d(1, 7, 6, 17, 5, **options, residual=True).dag
+    arrays = programs.random_inputs(dag)
+    (output,) = dag.outputs
+    after = programs.rewritten(dag, (PairProducts("conv"),), arrays)[output]
+    np.testing.assert_allclose(after, evaluate(dag, arrays)[output], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [30, 31, 32])
+def test_two_multiplications_of_three(k: int) -> None:
+    pairs = apply_rewrites(_dag(8, 16, k), STEPS).stage("matmul.pairs")
     assert sum(isinstance(e, Call) and e.op == "mul" for e in walk(pairs.body)) == 2
-    assert pairs.reduce[0].extent == 30 // 3 + 1  # one for what is subtracted
+    assert pairs.reduce[0].extent == -(-k // 3) + 1  # one for what is subtracted
 
 
-def test_refuses_because_no_groups_divide_the_sum() -> None:
-    dag = _dag(8, 16, 32)
+def test_refuses_because_the_sum_is_too_short() -> None:
+    dag = _dag(8, 16, 5)
     assert paired(dag, dag.stage("matmul")) is None
-    with pytest.raises(ScheduleError, match="no product of whole groups"):
+    with pytest.raises(ScheduleError, match="no product with a constant"):
         apply_rewrites(dag, STEPS)
-
-
-def test_refuses_because_the_matrix_is_not_constant() -> None:
-    dag = _dag(8, 16, 30, constant_weights=False)
-    assert paired(dag, dag.stage("matmul")) is None
-
-
-def test_refuses_because_another_stage_reads_the_matrix() -> None:
-    dag = _dag(8, 16, 30)
-    product = dag.stage("matmul")
-    twice = replace(dag, stages=(replace(product, name="again"), *dag.stages))
-    assert paired(twice, twice.stage("matmul")) is None
