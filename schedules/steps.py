@@ -105,8 +105,9 @@ class PairProducts:
     ``s[i, j] = sum_k x[i, k] * w[k, j]``  ->  with ``a``, ``b`` and ``c`` the parts of a row:
     ``s.size[i] = sum_k |x[i, k]|; s.spread[i] = zeros, x[i] / s.size[i] * K, zeros;``
     ``s.cross[i] = sum_g s.spread[i, b + g] * s.spread[i, c + g];``
-    ``s.pairs[i, j] = sum_g (s.spread[i, b + g] + w'[g, 2, j]) * (s.spread[i, c + g] + w'[g, 1, j])``
-    ``+ s.spread[i, a - g] * w'[g, 0, j]; s[i, j] = (s.pairs[i, j] - s.cross[i]) * scale[i]``
+    ``s.pairs[i, j] = sum_g s.spread[i, a - g] * w'[g, 0, j] +``
+    ``(s.spread[i, b + g] + w'[g, 2, j]) * (s.spread[i, c + g] + w'[g, 1, j]);``
+    ``s[i, j] = (s.pairs[i, j] - s.cross[i]) * scale[i]``
     """
 
     stage: str
