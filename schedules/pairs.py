@@ -29,6 +29,8 @@ DTYPE = "float32"
 GROUP = 3
 # Elements of a cache line: the zeros before a row, and what its length is a multiple of.
 LINE = 16
+# Products of elements of a row add up where all are positive, those of weights hardly.
+ROWS_SMALLER = 2
 # Rows and matrices of zeros are divided by this.
 SMALLEST = 1e-30
 
@@ -187,7 +189,8 @@ def _size(found: Paired) -> Stage:
 
 
 def _scale(found: Paired) -> Expr:
-    return _mean(_at_rows(found, "size"), (*found.taps, found.sum))
+    mean = _mean(_at_rows(found, "size"), (*found.taps, found.sum))
+    return _call("mul", mean, _real(ROWS_SMALLER))
 
 
 def _inverse(found: Paired) -> Stage:
