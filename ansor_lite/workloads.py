@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ansor_lite import norm_layers
 from ansor_lite.attention_layers import (
     LAYOUTS,
     attend,
@@ -22,9 +23,9 @@ from ansor_lite.attention_layers import (
     spans,
 )
 from ansor_lite.errors import InputError
-from ansor_lite.layers import FLOAT, Layer, Sizes, activated, add, div, mul, number, plus
+from ansor_lite.layers import FLOAT, Layer, Sizes, activated, add, div, mul, number
 from ansor_lite.tasks import Task
-from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr
+from schedules.expr import Call
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -376,29 +377,7 @@ def group_norm(n: int, h: int, w: int, c: int, groups: int, *, epsilon: float = 
     if groups < 1 or c % groups:
         raise InputError(f"group_norm: {groups} groups do not divide {c} channels")
     layer = Layer("group_norm", True, f"n{n} h{h} w{w} c{c} groups{groups}")
-    x, over = layer.input("x", n, h, w, c), {"h": h, "w": w}
-    gamma, beta = layer.weight("gamma", c), layer.weight("beta", c)
-    channels, count = layer.axes(n=n, c=c), number(h * w * (c // groups))
-
-    def average(name: str, value: Expr) -> Expr:
-        """Of ``value`` over the group of a channel: axes ``n``, ``c``."""
-        columns = layer.accumulate(f"{name}_columns", channels, over, value)
-        total, size = columns, c // groups
-        if size > 1:
-            axes = (*layer.axes(n=n, g=groups), *layer.reduced(k=size))
-            first = Call("mul", (Axis("g"), Const(size, INDEX_DTYPE)), INDEX_DTYPE)
-            total = layer.stage(f"{name}_total", axes, columns("n", plus(first, "k")), "sum")
-        group = Call("floordiv", (Axis("c"), Const(size, INDEX_DTYPE)), INDEX_DTYPE)
-        return div(total("n", group if size > 1 else "c"), count)
-
-    mean = layer.stage("mean", channels, average("sum", layer.pixel(x, over)))
-    centred = Call("sub", (layer.pixel(x, over), mean("n", "c")), FLOAT)
-    variance = add(average("square", mul(centred, centred)), number(epsilon))
-    factor = mul(Call("rsqrt", (variance,), FLOAT), gamma("c"))
-    scale = layer.stage("scale", channels, factor)
-    centred = Call("sub", (x("n", "h", "w", "c"), mean("n", "c")), FLOAT)
-    value = add(mul(centred, scale("n", "c")), beta("c"))
-    layer.stage("normed", layer.axes(n=n, h=h, w=w, c=c), value)
+    norm_layers.group_norm(layer, n, {"h": h, "w": w}, c, groups, epsilon)
     return layer.finish()
 
 

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 import tvm
 from onnx import helper
@@ -22,7 +23,7 @@ from ansor_lite.frontend.onnx_file import read_model
 from ansor_lite.frontend.onnx_graph import OnnxGraph
 from ansor_lite.frontend.onnx_norms import NORMS_SINCE
 from ansor_lite.frontend.onnx_rewrites import simplify
-from ansor_lite.graph.expressions import stored
+from ansor_lite.graph.expressions import constant, shape_of, stored
 
 # What the importer raises for a node it cannot convert, besides its own errors.
 IMPORT_ERRORS = (
@@ -77,6 +78,8 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
         self.at = (op_name, attrs["tvm_custom"]["name"])
         if op_name == "Clip" and (clipped := _clip(inputs, attrs, opset)) is not None:
             return self.bb.normalize(clipped)
+        if op_name in ("GroupNormalization", "InstanceNormalization"):
+            return self.bb.normalize(_group_norm(inputs, attrs))
         since = max(opset, NORMS_SINCE.get(op_name, opset))
         return super()._convert_operator(op_name, inputs, attrs, since)
 
@@ -95,6 +98,23 @@ def _clip(inputs: Any, attrs: Any, opset: int) -> Any:
         if bound is not None and bound == bound:  # a NaN bound is no bound
             result = operator(result, relax.const(bound, dtype))
     return result
+
+
+def _group_norm(inputs: Any, attrs: Any) -> Any:
+    """A norm over groups of channels, or over each; one scale per group (opset 18) or channel."""
+    data, *affine = inputs
+    channels = shape_of(data)[1]
+    groups = int(attrs.get("num_groups", channels))
+    if shape_of(affine[0]) != (channels,):
+        affine = [_repeated(value, channels // groups) for value in affine]
+    axes = list(range(2, len(shape_of(data))))
+    epsilon = float(attrs.get("epsilon", 1e-5))
+    return relax.op.nn.group_norm(data, *affine, groups, 1, axes, epsilon)
+
+
+def _repeated(value: Any, times: int) -> Any:
+    array = constant(value)
+    return relax.op.repeat(value, times, 0) if array is None else stored(np.repeat(array, times))
 
 
 def _convert(proto: onnx.ModelProto, constants: OnnxGraph) -> tvm.IRModule:

@@ -21,7 +21,7 @@ NORMS_SINCE = {"LayerNormalization": 17, "RMSNormalization": 23}
 
 
 @dataclass(frozen=True, slots=True)
-class _Norm:
+class Norm:
     """``(x - mean) / sqrt(mean((x - mean)^2) + epsilon)``; without the mean if not ``centred``."""
 
     source: str
@@ -37,7 +37,7 @@ def norms_to_operators(graph: OnnxGraph) -> None:
     links = Links.of(graph, {name: found.shape for name, found in types.items()})
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
-        found = _norm(links, node)
+        found = norm_of(links, node)
         known = types.get(found.source) if found is not None else None
         if found is None or known is None or known.dtype != np.float32:
             nodes.append(node)
@@ -47,7 +47,7 @@ def norms_to_operators(graph: OnnxGraph) -> None:
     _take_scales(graph)
 
 
-def _operator(graph: OnnxGraph, norm: _Norm, result: str, features: int) -> onnx.NodeProto:
+def _operator(graph: OnnxGraph, norm: Norm, result: str, features: int) -> onnx.NodeProto:
     ones = graph.add_constant(np.ones(features, np.float32), result)
     op = "LayerNormalization" if norm.centred else "RMSNormalization"
     return helper.make_node(
@@ -55,19 +55,19 @@ def _operator(graph: OnnxGraph, norm: _Norm, result: str, features: int) -> onnx
     )
 
 
-def _norm(links: Links, node: onnx.NodeProto) -> _Norm | None:
-    """The norm whose last step, before scale and bias, is ``node``."""
+def norm_of(links: Links, node: onnx.NodeProto, trailing: int = 1) -> Norm | None:
+    """The norm over ``trailing`` axes whose last step, before scale and bias, is ``node``."""
     match node.op_type:
         case "Div":
-            return _over_root(links, node.input[0], node.input[1], False)
+            return _over_root(links, node.input[0], node.input[1], False, trailing)
         case "Mul":
             pairs = (node.input[0], node.input[1]), (node.input[1], node.input[0])
-            found = (_over_root(links, data, factor, True) for data, factor in pairs)
+            found = (_over_root(links, data, factor, True, trailing) for data, factor in pairs)
             return next((norm for norm in found if norm is not None), None)
     return None
 
 
-def _over_root(links: Links, data: str, factor: str, inverse: bool) -> _Norm | None:
+def _over_root(links: Links, data: str, factor: str, inverse: bool, trailing: int) -> Norm | None:
     """``data / factor``, or ``data * factor`` if ``inverse``, with the root of its mean square."""
     root = _inverted(links, factor) if inverse else links.made_by(factor, "Sqrt")
     total = links.made_by(root.input[0], "Add") if root is not None else None
@@ -75,14 +75,14 @@ def _over_root(links: Links, data: str, factor: str, inverse: bool) -> _Norm | N
         return None
     for mean, name in (total.input, reversed(total.input)):
         epsilon = links.number(name)
-        squares = _mean(links, mean)
+        squares = _mean(links, mean, trailing)
         base = _square(links, squares) if squares is not None else None
         if epsilon is None or base is None:
             continue
-        source, other = _centred(links, data), _centred(links, base)
+        source, other = (_centred(links, name, trailing) for name in (data, base))
         if source is not None and source == other:
-            return _Norm(source, epsilon, True)
-        return _Norm(data, epsilon, False) if base == data else None
+            return Norm(source, epsilon, True)
+        return Norm(data, epsilon, False) if base == data else None
     return None
 
 
@@ -98,21 +98,25 @@ def _inverted(links: Links, factor: str) -> onnx.NodeProto | None:
     return links.made_by(node.input[-1], "Sqrt")
 
 
-def _centred(links: Links, name: str) -> str | None:
+def _centred(links: Links, name: str, trailing: int) -> str | None:
     """``x`` where ``name`` is ``x`` less its mean."""
     node = links.made_by(name, "Sub")
-    return str(node.input[0]) if node and _mean(links, node.input[1]) == node.input[0] else None
+    mean = _mean(links, node.input[1], trailing) if node is not None else None
+    return mean if node is not None and mean == node.input[0] else None
 
 
-def _mean(links: Links, name: str) -> str | None:
-    """What ``name`` is the mean of, along its last axis."""
+def _mean(links: Links, name: str, trailing: int) -> str | None:
+    """What ``name`` is the mean of, along its last ``trailing`` axes."""
     node = links.made_by(name, "ReduceMean")
     if node is None or not attribute(node, "keepdims", 1):
         return None
     given = links.graph.constant(node.input[1]) if len(node.input) > 1 else None
     axes = attribute(node, "axes", None) if given is None else given.reshape(-1).tolist()
-    last = len(links.shapes.get(node.input[0], ())) - 1
-    return str(node.input[0]) if axes in ([-1], [last]) else None
+    rank = len(links.shapes.get(node.input[0], ()))
+    if not axes or not rank or any(not -rank <= axis < rank for axis in axes):
+        return None
+    last = sorted(int(axis) % rank for axis in axes) == list(range(rank - trailing, rank))
+    return str(node.input[0]) if last else None
 
 
 def _square(links: Links, name: str) -> str | None:

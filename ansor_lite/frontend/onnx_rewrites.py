@@ -33,6 +33,7 @@ from ansor_lite.frontend.onnx_contrib_attention import (
 from ansor_lite.frontend.onnx_demand import slices_to_operands
 from ansor_lite.frontend.onnx_emit import Table, expand
 from ansor_lite.frontend.onnx_graph import Array, OnnxGraph, attribute, has_subgraph
+from ansor_lite.frontend.onnx_group_norms import group_norms_to_operators
 from ansor_lite.frontend.onnx_layers import CONTRIB, LAYERS
 from ansor_lite.frontend.onnx_masks import masks_apart, masks_to_lowest
 from ansor_lite.frontend.onnx_norms import norms_to_operators
@@ -224,5 +225,6 @@ REWRITES: tuple[Callable[[OnnxGraph], None], ...] = (
     scales_into_weights,
     join_projections,
     join_branches,
+    group_norms_to_operators,
     norms_to_operators,
 )

@@ -14,6 +14,7 @@ from tvm.relax import transform
 from ansor_lite.graph.bounds import clamp_indices
 from ansor_lite.graph.convolutions import channels_last, split_channels
 from ansor_lite.graph.fold import fold_constants
+from ansor_lite.graph.norms import norms_to_stages
 from ansor_lite.graph.shuffles import sink_shuffles
 from ansor_lite.graph.simplify import simplify
 from ansor_lite.graph.transposes import sink_transposes
@@ -33,7 +34,7 @@ def fuse_network(module: tvm.IRModule) -> tvm.IRModule:
     folded = fold_constants(sink_transposes(simplify(folded)))
     converted = transform.ConvertLayout({}, layout_cb=channels_last)(folded)
     folded = fold_constants(windows_to_sums(transform.Normalize()(converted)))
-    split = fold_constants(split_channels(sink_shuffles(folded)))
+    split = fold_constants(norms_to_stages(split_channels(sink_shuffles(folded))))
     folded = fold_constants(simplify(split, layouts_chosen=True))
     return tvm.transform.Sequential(
         [
