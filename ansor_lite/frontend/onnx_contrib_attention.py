@@ -118,13 +118,14 @@ def _padding_bias(emit: Emitter, mask: str, batch: int, keys: int, fill: float) 
 
 
 def group_query_attention(emit: Emitter) -> bool:
-    """``GroupQueryAttention`` over a prompt: causal, without a cache from before.
+    """``GroupQueryAttention``, causal, over a prompt or behind keys and values from before.
 
-    Padding lies behind the tokens that count, where the causal mask hides it from them.
+    In a prompt, padding lies behind the tokens that count, where the causal mask hides it from
+    them. The past must be without: as many tokens as the operator is told, in every row.
     """
-    q, k, v, past = (emit.input(i) for i in range(4))
+    q, k, v, past, past_value = (emit.input(i) for i in range(5))
     heads, groups = int(emit.attribute("num_heads")), int(emit.attribute("kv_num_heads"))
-    if past or any(emit.input(i) for i in range(9, 16)) or not _is_plain(emit):
+    if any(emit.input(i) for i in range(9, 16)) or not _is_plain(emit):
         return False
     if not k:
         depth = emit.shape(q)[2] // (heads + 2 * groups)
@@ -136,19 +137,35 @@ def group_query_attention(emit: Emitter) -> bool:
         split_heads(emit, v, groups),
     )
     tokens, depth = emit.shape(q)[2:]
+    before = emit.shape(past)[2] if past else 0
+    if past and not _is_as_long(emit, before + tokens):
+        return False
     if emit.attribute("do_rotary", 0):
-        cos, sin = (emit.slice(emit.input(i), 0, 0, tokens) for i in (7, 8))
+        cos, sin = (emit.slice(emit.input(i), 0, before, before + tokens) for i in (7, 8))
         turned = 2 * emit.shape(cos)[1]
         interleaved = bool(emit.attribute("rotary_interleaved", 0))
         q, k = (rotate(emit, x, cos, sin, turned, interleaved) for x in (q, k))
+    if past:
+        k, v = emit("Concat", past, k, axis=2), emit("Concat", past_value, v, axis=2)
     for index, value in ((1, k), (2, v)):
         if emit.wants(index):
             emit.finish(value, index)
-    bias = emit.constant(causal_bias(tokens, tokens, 0, emit.dtype(q)), emit.dtype(q))
+    causal = causal_bias(tokens, before + tokens, before, emit.dtype(q))
+    bias = emit.constant(causal, emit.dtype(q))
     scale = float(emit.attribute("scale", 0) or 1 / sqrt(depth))
     between = Scores(scale, [bias], float(emit.attribute("softcap", 0)))
     emit.finish(join_heads(emit, attend(emit, q, k, v, between).output))
     return True
+
+
+def _is_as_long(emit: Emitter, tokens: int) -> bool:
+    """All rows are known to have that many tokens; of a single one, the longest is told."""
+    lengths, longest = (emit.graph.constant(emit.input(i)) for i in (5, 6))
+    if longest is None or int(longest.reshape(())) != tokens:
+        return False
+    if lengths is None:
+        return emit.shape(emit.input(0))[0] == 1
+    return bool((lengths == tokens - 1).all())
 
 
 def _is_plain(emit: Emitter) -> bool:

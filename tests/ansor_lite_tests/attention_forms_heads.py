@@ -389,3 +389,22 @@ def attention_of_onnxruntime() -> Form:
     found = g.Attention(*operands, domain="com.microsoft", num_heads=HEADS, unidirectional=1)
     heads = [projection(g.feeds["x"], seed) for seed in range(3)]
     return g.form(found, joined(attended(*heads, FORBIDDEN)))
+
+
+@form
+def grouped_decoding_of_onnxruntime() -> Form:
+    """``GroupQueryAttention`` behind a cache that is as long as the tokens so far."""
+    g, groups, before = Graph(), 2, 40
+    q = g.input("q", normal(1, 1, HEADS * DEPTH))
+    new = [g.input(n, normal(1, 1, groups * DEPTH, seed=i)) for i, n in enumerate(("k1", "v1"))]
+    old = [g.input(n, normal(1, groups, before, DEPTH, seed=i)) for i, n in enumerate(("k0", "v0"))]
+    counts = [g.constant(value, np.int32) for value in ([before], before + 1)]
+    found, *_ = g.GroupQueryAttention(
+        q, *new, *old, *counts, domain="com.microsoft", num_heads=HEADS, kv_num_heads=groups,
+        results=3,
+    )  # fmt: skip
+    f = g.feeds
+    added = {n: f[f"{n}1"].reshape(1, groups, 1, DEPTH) for n in "kv"}
+    keys, values = (np.concatenate([f[f"{n}0"], added[n]], 2) for n in "kv")
+    repeated = (np.repeat(x, HEADS // groups, 1) for x in (keys, values))
+    return g.form(found, joined(attended(f["q"].reshape(1, HEADS, 1, DEPTH), *repeated)))

@@ -389,6 +389,46 @@ def test_group_query_attention_over_a_prompt(packed, rotary):
     check("GroupQueryAttention", inputs, results=results, **arguments)
 
 
+def behind(past, lengths, total, batch=2, tokens=1):
+    """One or more new tokens behind ``past`` ones."""
+    x = {n: normal(batch, tokens, w, seed=w) for n, w in (("q", 64), ("k", 32))}
+    x |= {"v": normal(batch, tokens, 32, seed=1)}
+    x |= {f"{n}0": normal(batch, 2, past, 16, seed=i) for i, n in enumerate("kv")}
+    return x | {"lengths_in": np.array(lengths, np.int32), "total": np.array(total, np.int32)}
+
+
+GROUPED = {"num_heads": 4, "kv_num_heads": 2, "domain": CONTRIB, "opset": 17}
+GROUPED |= {"results": ("y", "present_key", "present_value")}
+
+
+@pytest.mark.parametrize("rotary", [0, 1])
+@pytest.mark.parametrize("constants", [("total",), ("total", "lengths_in")])
+def test_group_query_attention_behind_a_cache(constants, rotary):
+    batch = len(constants)
+    inputs = behind(6, [6] * batch, 7, batch)
+    if rotary:
+        inputs |= {"cos": normal(9, 8), "sin": normal(9, 8, seed=1)}
+    check("GroupQueryAttention", inputs, constants=constants, do_rotary=rotary, **GROUPED)
+
+
+def test_several_tokens_behind_a_cache():
+    check("GroupQueryAttention", behind(6, [8], 9, 1, tokens=3), constants=("total",), **GROUPED)
+
+
+@pytest.mark.parametrize(
+    ("constants", "lengths", "total"),
+    [
+        (("lengths_in",), [6, 6], 7),
+        (("total",), [6, 6], 7),
+        (("total", "lengths_in"), [6, 4], 7),
+        (("total", "lengths_in"), [4, 4], 5),
+    ],
+    ids=["length-unknown", "padding-unknown", "padded", "cache-of-fixed-size"],
+)
+def test_group_query_attention_is_refused_behind(constants, lengths, total):
+    refused("GroupQueryAttention", behind(6, lengths, total), constants=constants, **GROUPED)
+
+
 def test_group_query_attention_over_a_window_is_refused():
     arguments = {"num_heads": 4, "kv_num_heads": 2, "local_window_size": 3}
     results = ("y", "present_key", "present_value")
