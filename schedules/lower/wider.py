@@ -42,7 +42,10 @@ def wider_exponentials(statement: Statement) -> Statement | None:
     store = tirx.BufferStore(rows.store.buffer, value, [at])
     inner = tirx.For(lane, 0, LANES, tirx.ForKind.VECTORIZED, store)
     kind = tirx.ForKind.UNROLLED if vectors <= MOST_UNROLLED else tirx.ForKind.SERIAL
-    return tirx.For(vector, 0, vectors, kind, inner)
+    loop = tirx.For(vector, 0, vectors, kind, inner)
+    # What is computed twice may not take the place of its operand: see ``program.py``.
+    overlaps = rows.elements % LANES
+    return tirx.AttrStmt(tirx.const(0), "extern_scope", 1, loop) if overlaps else loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class _Rows:
         moved = [self._moved(operand, place) for operand in call.args]
         if any(operand is None for operand in moved):
             return None
-        return tvm.ir.Call(call.op, moved, call.attrs, call.ty_args)
+        return tirx.call_intrin(call.ty.dtype, call.op, *moved)
 
     def _moved(self, expr: Tir, place: Tir) -> Tir | None:
         match expr:

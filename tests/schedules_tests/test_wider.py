@@ -35,6 +35,18 @@ def _rows(rows: int, lanes: int, body: Expr | None = None) -> ComputeDAG:
     return ComputeDAG(inputs, (powers,), ("powers",))
 
 
+def test_what_is_shifted_back_does_not_take_the_place_of_its_operand() -> None:
+    """The last vector computes 8 elements again, from what must still be there."""
+    axes = (IterAxis("b", 3), IterAxis("i", 7), IterAxis("l", 8))
+    doubled = Call("add", (_read("x", "b", "i", "l"), _read("x", "b", "i", "l")), F)
+    powers = Call("exp", (_read("twice", "b", "i", "l"),), F)
+    last = Call("sub", (_read("powers", "b", "i", "l"), Const(1.0, F)), F)
+    named = (("twice", doubled), ("powers", powers), ("y", last))
+    stages = tuple(Stage(name, axes, body, F) for name, body in named)
+    dag = ComputeDAG((Tensor("x", (3, 7, 8), F),), stages, ("y",))
+    assert Case(dag, HARDWARE).error(STEPS) < 1e-5
+
+
 STEPS = (Annotate("powers", ("l.0",), "vectorize"),)
 
 
