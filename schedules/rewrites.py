@@ -1,9 +1,9 @@
 """Rewrites: steps that take a compute DAG to a compute DAG.
 
 They come first in every step list. Each is a plain function in ``REWRITE_FUNCTIONS``; all keep the
-values of the outputs (``SplitReduction`` up to the order of a sum, ``MinimalFiltering``,
-``QuarterProducts`` and ``PairProducts`` up to their rounding and given their constants by
-:func:`constant_programs`).
+values of the outputs (``SplitReduction`` up to the order of a sum, ``ShiftedMoments`` up to their
+rounding, ``MinimalFiltering``, ``QuarterProducts`` and ``PairProducts`` too and given their
+constants by :func:`constant_programs`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.late_division import divide_late
 from schedules.minimal_filtering import constant_filter, minimal_filtering
+from schedules.moments import shifted_moments
 from schedules.output_tiles import split_axis
 from schedules.pairs import constant_pairs, pair_products
 from schedules.quarters import constant_quarters, quarter_products
@@ -33,6 +34,7 @@ from schedules.steps import (
     Permute,
     QuarterProducts,
     Reciprocal,
+    ShiftedMoments,
     SplitAxis,
     SplitReduction,
     SplitWindow,
@@ -256,6 +258,7 @@ REWRITE_FUNCTIONS: dict[type, Callable[[ComputeDAG, Any], ComputeDAG]] = {
     PairProducts: pair_products,
     DivideLate: divide_late,
     Chunk: chunk,
+    ShiftedMoments: shifted_moments,
     Reciprocal: reciprocal,
     CopyRead: copy_read,
     Permute: permute,

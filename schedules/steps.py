@@ -139,6 +139,22 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class ShiftedMoments:
+    """Add up the squares of ``stage`` around a guess, beside the sum that the mean comes from.
+
+    ``t[i] = sum_j x[i, j]; m[i] = f(t[i]); q[i] = sum_j (x[i, j] - m[i])**2``  ->
+    ``q.shift[i] = sum_{j < points} x[i, j] / points; d = x[i, j] - q.shift[i];``
+    ``q.moments[0, i] = sum_j d; q.moments[1, i] = sum_j d * d; t[i] = q.moments[0, i] + n *``
+    ``q.shift[i]; m[i] = f(t[i]); q[i]`` from both sums and ``m[i] - q.shift[i]``
+
+    Another rounding, at most ``1 + n / points`` times that of two passes. See ``moments.py``.
+    """
+
+    stage: str
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reciprocal:
     """Let ``stage`` multiply where it divides by what stays the same along ``axis``.
 
@@ -318,6 +334,7 @@ Step: TypeAlias = (
     | PairProducts
     | DivideLate
     | Chunk
+    | ShiftedMoments
     | Reciprocal
     | CopyRead
     | Permute
@@ -342,6 +359,7 @@ REWRITES = (
     PairProducts,
     DivideLate,
     Chunk,
+    ShiftedMoments,
     Reciprocal,
     CopyRead,
     Permute,
@@ -350,7 +368,7 @@ REWRITES = (
 )
 
 # Rewrites that change the rounding of results by more than the order of a sum.
-ROUNDING = (MinimalFiltering, QuarterProducts, PairProducts)
+ROUNDING = (MinimalFiltering, QuarterProducts, PairProducts, ShiftedMoments)
 
 # Record tag -> class. Tags are part of the log format and never change.
 STEP_TYPES: dict[str, type[Step]] = {
@@ -362,6 +380,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "pair_products": PairProducts,
     "divide_late": DivideLate,
     "chunk": Chunk,
+    "shifted_moments": ShiftedMoments,
     "reciprocal": Reciprocal,
     "copy_read": CopyRead,
     "permute": Permute,

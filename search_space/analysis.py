@@ -11,9 +11,10 @@ def has_data_reuse(stage: Stage) -> bool:
     """It reduces, and a read that changes along the reduction is the same for several results.
 
     Ansor's ``NeedsMultiLevelTiling`` (OSDI'20, section 4.1, rule 3), but for reads that no step of
-    the reduction changes: they are held, not used again.
+    the reduction changes: they are held, not used again. Expressions side by side share what they
+    read, and loops over them cannot be tiled.
     """
-    spatial = {a.name for a in stage.spatial if a.extent > 1}
+    spatial = {a.name for a in stage.spatial if a.extent > 1} - piecewise_axes(stage)
     reduced = {a.name for a in stage.reduce}
     return any(spatial - axes_of(r) and reduced & axes_of(r) for r in stage.reads())
 

@@ -12,6 +12,7 @@ from search_space.chains import rule_chain
 from search_space.chunked_rows import rule_chunk, rule_chunked_rows
 from search_space.dots import rule_dots, rule_split_dots
 from search_space.draft import Draft
+from search_space.moments import rule_shifted_moments
 from search_space.pairing import rule_pair_products
 from search_space.piecewise import rule_minimal_filtering, rule_piecewise
 from search_space.quartering import rule_quarter_products
@@ -47,6 +48,7 @@ CPU_RULES = RuleTable(
         rule_minimal_filtering,
         rule_pair_products,
         rule_quarter_products,
+        rule_shifted_moments,
         rule_inline,
         rule_split_dots,
         rule_reciprocal,
@@ -74,6 +76,7 @@ ROUNDING_RULES: tuple[Rule, ...] = (
     rule_minimal_filtering,
     rule_pair_products,
     rule_quarter_products,
+    rule_shifted_moments,
 )
 
 

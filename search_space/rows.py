@@ -25,6 +25,7 @@ from search_space.tiling import (
     ROW_AXES,
     UNROLL_WHOLE,
     lanes_for,
+    rows_together,
     tile_pair,
     vector_steps,
 )
@@ -75,7 +76,13 @@ def _fused_rows(
         if producer.name not in group:
             continue
         at = ComputeAt(producer.name, stage.name, f"{prefix[-1]}.0")
-        steps = [] if _adds_neighbours(producer) else vector_steps(producer, hardware)
+        results = prod(producer.shape) // rows
+        if _adds_neighbours(producer):
+            steps: list[Step] = []
+        elif producer.combiner is not None and not has_math(producer):
+            steps = rows_together(producer, results, hardware)
+        else:
+            steps = vector_steps(producer, hardware)
         if producer.combiner is None and has_math(producer) and producer.spatial[-1].extent > 1:
             # Computing is what takes time here: the next rows may come from memory meanwhile.
             steps.append(Annotate(producer.name, (f"{producer.spatial[-1].name}.0",), "prefetch"))

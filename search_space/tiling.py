@@ -442,6 +442,26 @@ def vector_steps(stage: Stage, hardware: Hardware) -> list[Step]:
     return [*steps, Annotate(stage.name, (f"{last.name}.1",), "vectorize")]
 
 
+def rows_together(stage: Stage, results: int, hardware: Hardware) -> list[Step]:
+    """``vector_steps`` of a reduction in a few rows at a time, where a row has ``results``.
+
+    Rows that keep all results in registers take turns in one loop: no addition waits for the one
+    before, nor a row for the sum of the lanes of another.
+    """
+    last = stage.spatial[-1]
+    lanes = lanes_for(last.extent, hardware.lanes(dtype_bytes_of(stage)))
+    if last.extent % lanes or results > 2 * UNROLLED_VECTORS * lanes:
+        return vector_steps(stage, hardware)
+    order = [f"{a.name}.0" for a in stage.spatial]
+    reduce = [f"{a.name}.0" for a in stage.reduce]
+    return [
+        Tile(stage.name, last.name, (lanes,)),
+        Reorder(stage.name, (*reduce, *order, f"{last.name}.1")),
+        Annotate(stage.name, tuple(order), "unroll"),
+        Annotate(stage.name, (f"{last.name}.1",), "vectorize"),
+    ]
+
+
 def lanes_for(extent: int, lanes: int) -> int:
     """The widest vector, halved until the axis fills it."""
     while lanes > extent:
