@@ -22,7 +22,7 @@ from schedules.steps import ShiftedMoments
 
 @dataclass(frozen=True, slots=True)
 class Squares:
-    """``squares`` adds up ``(value - mean)**2``, ``total`` the same ``value``, for the same results.
+    """``squares`` adds up ``(value - mean)**2``, and ``total`` the same ``value`` as often.
 
     ``value`` and ``mean`` are written with the axes of ``squares``; ``names`` gives those of
     ``total`` for them.
@@ -55,7 +55,7 @@ def squares_around_mean(dag: ComputeDAG, stage: Stage) -> Squares | None:
         names = _axes_of(stage, total)
         if names is None or total.combiner != "sum" or total.dtype != stage.dtype:
             continue
-        if _renamed(value, names) == total.body and total.name not in dag.outputs:
+        if _renamed(value, names) == total.body:
             return Squares(stage, total, value, mean, names)
     return None
 
@@ -133,9 +133,9 @@ def _moments(found: Squares) -> Stage:
 
 
 def _moment(found: Squares, stage: Stage, power: int) -> Read:
-    places = tuple(Axis(a.name) for a in stage.spatial)
-    indices = (*places[:-1], Const(power, INDEX_DTYPE), *places[-1:])
-    return Read(f"{found.squares.name}.moments", indices, stage.dtype)
+    places: list[Expr] = [Axis(a.name) for a in stage.spatial]
+    places.insert(max(0, len(places) - 1), Const(power, INDEX_DTYPE))
+    return Read(f"{found.squares.name}.moments", tuple(places), stage.dtype)
 
 
 def _guess(found: Squares, stage: Stage) -> Read:

@@ -31,4 +31,4 @@ def rule_shifted_moments(
         return None
     points = min(last, max(vector, found.count // SHARE // vector * vector))
     plain = draft.settle(settled)
-    return plain.rewrite(ShiftedMoments(stage.name, points), label="moments"), plain
+    return plain, plain.rewrite(ShiftedMoments(stage.name, points), label="moments")

@@ -126,7 +126,7 @@ def test_tags_never_change() -> None:
     """They are part of the log format."""
     assert " ".join(STEP_TYPES) == (
         "inline cache_write split_reduction minimal_filtering quarter_products pair_products "
-        "divide_late chunk reciprocal copy_read permute split_axis split_window tile reorder "
-        "compute_at store_at pack annotate scope limit"
+        "divide_late chunk shifted_moments reciprocal copy_read permute split_axis split_window "
+        "tile reorder compute_at store_at pack annotate scope limit"
     )
     assert steps_to_json((Tile("y", "i", (2, 4)),)) == [["tile", "y", "i", [2, 4]]]
