@@ -78,9 +78,9 @@ def emit(
 ) -> Tir:
     """``expr`` as a TVM expression; ``axis`` and ``read`` translate the leaves.
 
-    ``inside``: reads that stay in their tensor whatever a condition says. ``maxima``: tensors that
-    hold the largest of others; ``exp(x - m)`` of one is written with two operands, and may be off
-    by the same factor for all ``x`` beside an ``m`` (``exponentials.py``).
+    ``inside``: reads that stay in their tensor whatever a condition says. ``maxima``: tensors
+    ``m`` whose ``exp(x - m)`` may be off by one factor for all ``x`` beside an element of ``m``
+    (``common_factors.py``): they are written with two operands (``exponentials.py``).
 
     ``math_mode``: ``"polynomial"`` (vectorises) or ``"libm"`` for erf, tanh and sigmoid in float32;
     exp is replaced once there are vectors (``exponentials.py``). A ``select`` stays lazy unless

@@ -8,8 +8,8 @@ place off; ``math.py`` has the polynomial for other vectors and other machines.
 ``e**(x - m)`` with a greatest element ``m`` is written with two operands and four products. The
 polynomial is a square and a constant there, ``c * ((r + a)**2 + k)``, and ``a`` is taken off ``m``,
 once a row, which rounds ``m``: by one factor for the whole row, as if ``m`` were off by at most
-one unit in its last place. Normalising removes that factor. What is left is at most 3.5 units and
-``|x - m| * 2**-23`` of the result, as much again as ``x - m`` is rounded by.
+one unit in its last place. Normalising removes that factor (``common_factors.py``). What is left is
+at most 3.5 units and ``|x - m| * 2**-23`` of the result, as much again as ``x - m`` is rounded by.
 
 Separate from ``emit_expr.py``, which knows neither the width of the vectors nor the target.
 """

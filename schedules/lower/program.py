@@ -14,6 +14,7 @@ import tvm
 from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
+from schedules.common_factors import cancelling_maxima
 from schedules.dag import REDUCE, ComputeDAG
 from schedules.errors import ScheduleError
 from schedules.expr import Read
@@ -72,7 +73,7 @@ class _Program:
         self.hardware = hardware
         self.plan = follower.plan
         self.positions = Positions(follower)
-        self.maxima = frozenset(s.name for s in self.plan.stages if s.stage.combiner == "max")
+        self.maxima = cancelling_maxima(self.plan.dag)
         self.outputs = {name: dag.shape_of(name) for name in dag.outputs}
         self.in_place = stored_in_place(self.plan, self.positions, self.outputs, hardware)
         self.values: dict[Loop, Any] = {}
