@@ -51,6 +51,10 @@ ROW_AXES = 2
 # A window of 7x7 uses an element so often: too little work to hide a copy behind it.
 FEW_USES = 64
 UNROLLED_VECTORS = 4
+# What additions to rows keep in registers beside their accumulators, and what their tiles may waste
+# more than the best one.
+OTHER_REGISTERS = 5
+MOST_WASTE = 1.1
 # Register tiles of an outer tile, along rows and along the vector, that a good guess takes.
 USUAL_ROW_TILES = 4
 USUAL_COLUMN_TILES = 3
@@ -239,7 +243,7 @@ def register_choices(pair: TilePair, hardware: Hardware) -> tuple[tuple[int, ...
     tiles = register_tiles(
         rows, pair.vector.extent, pair.lanes, hardware.vector_registers, hardware.fma_latency
     )
-    return (_tall(tiles, hardware) or tiles) if _adds_to_rows(pair.accumulate) else tiles
+    return (_tall(pair, tiles, hardware) or tiles) if _adds_to_rows(pair.accumulate) else tiles
 
 
 def _adds_to_rows(stage: Stage) -> bool:
@@ -248,10 +252,19 @@ def _adds_to_rows(stage: Stage) -> bool:
     return any(isinstance(a, Call) and a.op == "add" for t in products for a in t.args)
 
 
-def _tall(tiles: tuple[tuple[int, ...], ...], hardware: Hardware) -> tuple[tuple[int, ...], ...]:
+def _tall(
+    pair: TilePair, tiles: tuple[tuple[int, ...], ...], hardware: Hardware
+) -> tuple[tuple[int, ...], ...]:
     """Tiles one vector wide: additions read the elements of rows from memory, no register holds
-    them. Beside each multiplication there is an addition whose latency is to be hidden, too."""
-    return tuple(t for t in tiles if t[-1] == 1 and prod(t) >= 2 * hardware.fma_latency)
+    them. Beside each multiplication there is an addition whose latency is to be hidden, too, and
+    beside the accumulators there are constants and sums. Many such tiles waste next to nothing."""
+    most = hardware.vector_registers - OTHER_REGISTERS
+    tall = [t for t in tiles if t[-1] == 1 and 2 * hardware.fma_latency <= prod(t) <= most]
+    lost = [
+        prod(waste(a.extent, size) for a, size in zip(pair.rows, t, strict=False)) for t in tall
+    ]
+    least = min(lost, default=1.0)
+    return tuple(t for t, loss in zip(tall, lost, strict=True) if loss <= MOST_WASTE * least)
 
 
 def _unroll_choices(pair: TilePair) -> tuple[tuple[int, ...], ...]:
