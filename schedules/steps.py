@@ -293,7 +293,8 @@ class Pack:
 class Annotate:
     """How ``loops`` of ``stage`` run: ``parallel`` (fused into one), ``vectorize``, ``unroll``,
     ``prefetch`` (a reduction that asks ahead for the packed constants that it walks through; other
-    loops of a stage inside another for what the next iteration around them reads of inputs).
+    loops of a stage inside another for what the next iteration around them reads of inputs),
+    ``skew`` (rows whose stages run in one loop, one row apart, see ``skewed_rows.py``).
 
     GPU kinds (``blockIdx.x``, ``threadIdx.x``, ``vthread``) are rows of the same table.
     """
@@ -396,6 +397,6 @@ STEP_TYPES: dict[str, type[Step]] = {
     "limit": Limit,
 }
 
-ANNOTATIONS = ("serial", "parallel", "vectorize", "unroll", "prefetch")
+ANNOTATIONS = ("serial", "parallel", "vectorize", "unroll", "prefetch", "skew")
 
 SCOPES = ("global", "local", "shared")

@@ -21,6 +21,7 @@ from search_space.analysis import (
 )
 from search_space.draft import Draft
 from search_space.factors import register_tiles
+from search_space.skewed import LOCAL_BYTES, skewed_rows_nest
 from search_space.tiling import (
     ROW_AXES,
     UNROLL_WHOLE,
@@ -37,8 +38,6 @@ VECTORS = ((1,), (2,), (4,), (8,))
 BLOCKS_PER_THREAD = 8
 # Results of overlapping windows that a good guess accumulates at once.
 USUAL_VECTORS = 8
-# Rows of a producer up to this size need no allocator: asking it takes as long as a short row.
-LOCAL_BYTES = 4096
 # Below this many iterations, waking the other threads costs more than they save.
 PARALLEL_WORK = 8192
 # Elements of a cache line, as good as any tile of a copy that transposes.
@@ -60,10 +59,13 @@ def rule_fuse_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draf
     rows = prod(stage.axis(name).extent for name in prefix)
     if not group or not prefix or rows < hardware.threads:
         return (_simple_nest(draft, stage, hardware),)
-    fused = _fused_rows(draft, stage, hardware, prefix, group)
+    fused = (
+        _fused_rows(draft, stage, hardware, prefix, group),
+        *skewed_rows_nest(draft, stage, hardware, prefix, group),
+    )
     if _fills_machine(draft.current, stage, group, rows, hardware):
-        return (fused,)
-    return (fused, _simple_nest(draft, stage, hardware))
+        return fused
+    return (*fused, _simple_nest(draft, stage, hardware))
 
 
 def _fused_rows(

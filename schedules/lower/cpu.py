@@ -10,4 +10,5 @@ LOOP_KINDS: dict[str, ForKind] = {
     "vectorize": ForKind.VECTORIZED,
     "unroll": ForKind.UNROLLED,
     "prefetch": ForKind.SERIAL,
+    "skew": ForKind.SERIAL,
 }

@@ -15,6 +15,7 @@ from schedules.dag import SPATIAL
 from schedules.expr import Affine
 from schedules.nest import Follower
 from schedules.plan import Loop, StagePlan
+from schedules.skewed_rows import rows_once
 
 Value = Any  # a TIR expression or an integer array
 
@@ -117,7 +118,7 @@ class Positions:
     def is_ragged(self, loop: Loop) -> bool:
         """Whether the last iteration is shifted back over the one before."""
         outer, inner = self.sizes(loop)
-        return outer % inner != 0
+        return outer % inner != 0 and not rows_once(self.plan.by_name[loop.stage], loop)
 
     def evaluate(
         self,

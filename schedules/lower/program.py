@@ -27,12 +27,14 @@ from schedules.lower.linear import Linear, Positions
 from schedules.lower.output_places import joined
 from schedules.lower.packing import Packing, constant_packing, unpacked_constant
 from schedules.lower.prefetch import fetch_ahead
+from schedules.lower.skewed_rows import Writer, skewed
 from schedules.lower.uniform import FIRST_LANE, vector_loop
 from schedules.lower.versions import Group, Version, VersionedBody, versioned_body, within
 from schedules.nest import Follower, pack_annotation
 from schedules.plan import Access, Loop, StagePlan
 from schedules.rewrites import constant_programs
 from schedules.sketch import closed
+from schedules.skewed_rows import SKEW, skewed_rows
 from schedules.steps import Pack, Step
 
 # Limited loops end at multiples of this; all usual factors of unrolled reductions divide it.
@@ -232,7 +234,14 @@ class _Program:
     def _inside(self, stage: StagePlan, position: int) -> tirx.Stmt:
         if position == len(stage.loops):
             return self._statement(stage)
+        if stage.annotations.get(stage.loops[position].name) == SKEW:
+            return self._skewed(stage, position)
         return self._loop(stage, position, lambda: self._nest(stage, position + 1))
+
+    def _skewed(self, stage: StagePlan, position: int) -> tirx.Stmt:
+        rows = skewed_rows(self.follower, stage, position)
+        writer = Writer(self.values, self._stage, self._initialise, self._nest)
+        return _sequence(skewed(writer, rows, stage.loops[position], self.positions))
 
     def _versions(self, groups: list[Group], build: Callable[[], tirx.Stmt]) -> tirx.Stmt:
         """What ``build`` makes, once for every version of the groups, each behind its condition."""
