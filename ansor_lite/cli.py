@@ -397,7 +397,10 @@ def best(files: Logs, output: Output = None) -> None:
         write_json([dataclasses.asdict(row) for row in rows], output)
         print(f"wrote {output}")
         return
-    tables.show(tables.stdout_console(), tables.BEST_TITLES, map(tables.best_cells, rows))
+    if rows:
+        tables.show(tables.stdout_console(), tables.BEST_TITLES, map(tables.best_cells, rows))
+    else:
+        print("no records")
     for log in logs:
         _print_warnings(log.warnings)
 

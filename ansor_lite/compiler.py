@@ -36,6 +36,7 @@ from ansor_lite.manifest import SLICE_MARK, KernelInfo, Manifest, append
 from ansor_lite.program import DRIVER, Program
 from ansor_lite.records import Records, read
 from ansor_lite.replay import Replay, replay
+from ansor_lite.report.text import count_text
 from ansor_lite.runtime import CompiledModule
 from ansor_lite.runtime_library import Handle
 from ansor_lite.target import Target
@@ -83,11 +84,21 @@ def compile(
         replay(records, graph.tunable, chosen, strict)
     # Tasks that need no search may have been tuned on request, and then have records too.
     found = replay(records, (*graph.tasks, *graph.chain_tasks), chosen)
-    for warning in found.warnings:
+    for warning in (*found.warnings, *_without_records(graph, found, log)):
         on_event(TuningWarning(warning))
     if (cpus := targets.available_threads()) < chosen.threads:
         on_event(TuningWarning(f"for {chosen.threads} threads; this process may use {cpus} CPUs"))
     return compile_replayed(graph, found, chosen)
+
+
+def _without_records(graph: Graph, found: Replay, log: str | Path | None) -> list[str]:
+    """What a log of another network, or of one that has changed, leaves untuned."""
+    keys = {task.key for task in found.missing}
+    untuned = sum(task.key in keys for task in graph.tunable)
+    if log is None or not untuned:
+        return []
+    of = count_text(len(graph.tunable), "task")
+    return [f"{log} has no record for {untuned} of {of}: scheduled by rule, not tuned"]
 
 
 def compile_replayed(graph: Graph, found: Replay, target: Target) -> CompiledModule:

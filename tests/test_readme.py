@@ -52,6 +52,14 @@ def test_the_python_block_uses_public_names() -> None:
     assert names and names <= set(ansor_lite.__all__)
 
 
+def test_the_tasks_of_the_python_block_exist() -> None:
+    [block] = blocks("python")
+    made = re.findall(r"al\.workloads\.\w+\(.*\)", block)
+    assert len(made) == block.count("al.workloads.")
+    for line in made:
+        assert eval(line, {"al": ansor_lite}).flop > 0
+
+
 def test_every_path_that_is_linked_exists() -> None:
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / target).exists(), f"README links {target}"

@@ -36,6 +36,8 @@ IMPORT_ERRORS = (
     NotImplementedError,
     RuntimeError,
 )
+# How TVM begins what it prints of a value that the reader of an error does not know.
+OMITTED = "# Metadata omitted. Use show_meta=True in script() method to show it."
 STANDARD_DOMAINS = ("", "ai.onnx")
 # The importer ignores domains; these names mean something else in the standard domain.
 CONTRIB_OPERATORS = frozenset({"Attention", "RotaryEmbedding"})
@@ -54,7 +56,10 @@ def import_network(model: Model, shapes: Mapping[str, Sequence[int]] | None = No
         raise ModelError(f"a model is an ONNX file, a ModelProto or an IRModule, not {type(model)}")
     graph = simplify(read_model(model, shapes))
     proto = graph.skeleton()
+    for node in proto.graph.node:
+        node.name = node.name or next(iter(node.output), "")
     _check_operators(proto)
+    _check_operands(proto, graph)
     name = proto.graph.name if isinstance(model, onnx.ModelProto) else Path(model).stem
     module = _convert(proto, graph)
     inputs = tuple(_onnx_info(i) for i in proto.graph.input)
@@ -118,18 +123,19 @@ def _repeated(value: Any, times: int) -> Any:
 
 
 def _convert(proto: onnx.ModelProto, constants: OnnxGraph) -> tvm.IRModule:
-    importer = _Importer(constants)
     opset = next((o.version for o in proto.opset_import if o.domain in STANDARD_DOMAINS), 1)
+    importer = _Importer(constants)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             module = importer.from_onnx(proto.graph, opset)
         except IMPORT_ERRORS as error:
-            operator, node = importer.at
-            raise ModelError(
-                f"operator {operator!r} of node {node!r} cannot be imported: {_last_line(error)}"
-            ) from error
-    return module
+            (operator, node), reason = importer.at, _last_line(error)
+        else:
+            return module
+    # What the error holds goes first: TVM writes to standard error when it is destroyed.
+    del importer
+    raise ModelError(f"operator {operator!r} of node {node!r} cannot be imported: {reason}")
 
 
 def _check_operators(proto: onnx.ModelProto) -> None:
@@ -142,6 +148,22 @@ def _check_operators(proto: onnx.ModelProto) -> None:
             raise ModelError(
                 f"operator {label!r} of node {node.name or node.output[0]!r} is not supported"
             )
+
+
+def _check_operands(proto: onnx.ModelProto, constants: OnnxGraph) -> None:
+    """All that is read is an input, a constant, or a result of a node before."""
+    known = {"", *(i.name for i in proto.graph.input), *constants.used_constants()}
+    for node in proto.graph.node:
+        unknown = [name for name in node.input if name not in known]
+        if unknown:
+            raise ModelError(
+                f"operator {node.op_type!r} of node {node.name!r} reads {unknown[0]!r}, "
+                "which nothing computes before it"
+            )
+        known.update(node.output)
+    for output in proto.graph.output:
+        if output.name not in known:
+            raise ModelError(f"nothing computes the output {output.name!r}")
 
 
 def _onnx_info(info: onnx.ValueInfoProto) -> TensorInfo:
@@ -177,4 +199,4 @@ def _relax_info(name: str, ty: Any) -> TensorInfo:
 
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].removeprefix(OMITTED).strip() if lines else type(error).__name__

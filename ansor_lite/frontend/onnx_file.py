@@ -44,8 +44,10 @@ def _read_file(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is not an ONNX model") from error
     except (checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"{path}: weights cannot be read: {_first_line(error)}") from error
-    if not model.graph.node or not model.graph.output:
+    if not model.graph.output:
         raise ModelError(f"{path} is not an ONNX model")
+    if not model.graph.node:
+        raise ModelError(f"{path} computes nothing: its graph has no nodes")
     return model
 
 

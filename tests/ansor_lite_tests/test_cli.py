@@ -227,7 +227,18 @@ def test_compile_replays_the_log(
 ) -> None:
     monkeypatch.chdir(tuned)
     call("compile", "net.onnx", "-o", "replayed.so")
-    assert capsys.readouterr().out == "wrote replayed.so\n"
+    assert capsys.readouterr().out.endswith("wrote replayed.so\n")
+
+
+def test_compile_says_what_a_log_leaves_untuned(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tuned)
+    (tuned / "empty.jsonl").touch()
+    call("compile", "net.onnx", "--log", "empty.jsonl", "-o", "untuned.so")
+    assert re.match("warning: empty.jsonl has no record for 4 of 4 tasks", capsys.readouterr().out)
+    call("log", "best", "empty.jsonl")
+    assert capsys.readouterr().out == "no records\n"
 
 
 def test_bench_and_profile_show_every_kernel(

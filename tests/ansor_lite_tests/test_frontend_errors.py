@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ansor_lite.errors import InputError
 from ansor_lite.frontend.importer import import_network
 from ansor_lite.frontend.onnx_file import read_model
+from ansor_lite.quiet import native_stderr_hidden
 
 
 def relu(shape, node="Relu", name="first", domain=""):
@@ -83,6 +84,36 @@ def test_names_the_node_that_the_importer_chokes_on(capfd):
     with pytest.raises(InputError, match="operator 'Reshape' of node 'first' cannot be imported"):
         import_network(model)
     assert capfd.readouterr().out == ""
+
+
+def test_names_what_nothing_computes():
+    model = relu((2, 3))
+    model.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(InputError, match="'Relu' of node 'first' reads 'nowhere'"):
+        import_network(model)
+    model = relu((2, 3))
+    model.graph.output[0].name = "nowhere"
+    with pytest.raises(InputError, match="nothing computes the output 'nowhere'"):
+        import_network(model)
+
+
+def test_an_error_is_one_line_and_names_a_node_without_a_name(capfd):
+    model = relu((1, 8), "MatMul", name="")
+    model.graph.node[0].input.append("w")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((7, 4), np.float32), "w"))
+    with native_stderr_hidden(), pytest.raises(InputError, match="'MatMul' of node 'y'") as caught:
+        import_network(model)
+    assert "Metadata" not in str(caught.value) and "not equal" in str(caught.value)
+    del caught
+    assert capfd.readouterr().err == ""
+
+
+def test_refuses_a_graph_without_nodes(tmp_path):
+    model = relu((2, 3))
+    del model.graph.node[:]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="has no nodes"):
+        read_model(tmp_path / "m.onnx")
 
 
 def test_refuses_what_is_no_model_at_all():
