@@ -14,6 +14,7 @@ from schedules.expr import Axis, Const, Expr, Read, rebuild
 from schedules.hardware import Hardware
 from schedules.nest import follow
 from schedules.steps import Annotate, Pack
+from search_space.analysis import has_data_reuse
 from search_space.draft import Draft
 from search_space.sketch_generation import generate_sketches
 from search_space.tiling import TilePair, lanes_for, rule_tile_with_consumer, tile_pair
@@ -86,9 +87,14 @@ def test_an_accumulation_that_another_stage_reads_too_stays_outside() -> None:
 
 
 def _ahead(dag: ComputeDAG, hardware: Hardware = HARDWARE) -> set[bool]:
-    """Which sketches there are: those with hints, those without."""
+    """Which sketches there are: those with hints for what is used again, those without."""
     return {
-        any(isinstance(s, Annotate) and s.kind == "prefetch" for s in sketch.steps)
+        any(
+            isinstance(s, Annotate)
+            and s.kind == "prefetch"
+            and has_data_reuse(sketch.plan.by_name[s.stage].stage)
+            for s in sketch.steps
+        )
         for sketch in generate_sketches(dag, hardware)
     }
 
