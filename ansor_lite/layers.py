@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import pi, prod, sqrt
+from numbers import Integral
 from typing import TypeAlias
 
 from ansor_lite.errors import InputError
@@ -160,7 +161,7 @@ class Layer:
         return tuple(IterAxis(name, extent, kind) for name, extent in extents.items())
 
     def input(self, name: str, *shape: int, constant: bool = False) -> Access:
-        if min(shape, default=1) < 1:
+        if any(not isinstance(extent, Integral) or extent < 1 for extent in shape):
             raise InputError(f"{self.kind}: {name} has shape {list(shape)}")
         self.inputs.append(Tensor(name, shape, FLOAT, constant))
         return Access(name)

@@ -158,6 +158,9 @@ class CompiledModule:
         return self._elsewhere.submit(work).result()
 
     def _checked(self, feeds: Mapping[str, Array]) -> list[Array]:
+        if not isinstance(feeds, Mapping):
+            kind = type(feeds).__name__
+            raise ModuleInputError(f"inputs are a dict from names to arrays, not {kind}")
         known = {i.name for i in self.inputs}
         for name in feeds:
             if name not in known:

@@ -84,8 +84,8 @@ class Target:
     l3_bytes: int = 32 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise InputError(f"a target needs at least one thread, not {self.threads}")
+        if not _is_count(self.threads) or not self.threads:
+            raise InputError(f"a target needs at least one thread, not {self.threads!r}")
 
     def hardware(self) -> Hardware:
         """The numbers that rules and the cost model see."""
@@ -207,6 +207,8 @@ def require_cpus(threads: int) -> None:
 
     Threads that wait for each other spin: on one CPU they take turns, a time slice each.
     """
+    if not _is_count(threads) or not threads:
+        raise InputError(f"threads must be a whole number of at least 1, not {threads!r}")
     cpus = available_threads()
     if threads > cpus:
         raise TargetError(f"{threads} threads need as many CPUs; this process may use {cpus}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class TaskResult:
     """
 
     task: Task
-    steps: tuple[Step, ...] | None
+    steps: tuple[Step, ...] | None = field(repr=False)  # a screen full
     seconds: float | None
     before: float | None
     trials: int

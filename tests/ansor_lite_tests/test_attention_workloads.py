@@ -191,6 +191,8 @@ def test_keys_of_a_window_are_neighbours_in_memory(window: int) -> None:
         ({"queries": 8, "dilation": 2}, "windows only"),
         ({"queries": 8, "kv_heads": 3}, "divide"),
         ({"queries": 8, "layout": "sbhd"}, "no layout"),
+        ({"queries": 8, "depth": 4.5}, "q has shape"),
+        ({"queries": 0}, "q has shape"),
     ],
 )
 def test_refuses(wrong: dict[str, Any], because: str) -> None:

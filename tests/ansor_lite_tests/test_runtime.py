@@ -17,6 +17,7 @@ from ansor_lite.manifest import MAGIC
 from ansor_lite.program import ALIGNMENT
 from ansor_lite.runtime import load
 from ansor_lite.runtime_library import Handle, call_global, global_function
+from ansor_lite.target import available_threads
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,6 +76,29 @@ def test_a_file_cut_short_is_refused(saved, tmp_path):
     path.write_bytes(saved.read_bytes()[: -len(MAGIC)])
     with pytest.raises(InputError, match="not a compiled module"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("threads", "because"), [(0, "at least 1, not 0"), (1.5, "not 1.5"), (9999, "as many CPUs")]
+)
+def test_refuses_threads_because(saved, threads, because):
+    with pytest.raises(InputError, match=because):
+        load(saved, threads=threads)
+
+
+def test_without_a_number_no_more_threads_run_than_there_are_cpus(tmp_path):
+    path = compile_model(small_models.small_cnn(), threads=9999).save(tmp_path / "many.so")
+    heard = []
+    module = load(path, on_event=heard.append)
+    assert module.manifest.threads == available_threads()
+    assert [event.message.count("9999 threads") for event in heard] == [1]
+
+
+def test_inputs_have_names(saved):
+    module = load(saved)
+    (x,) = module.random_inputs().values()
+    with pytest.raises(InputError, match="a dict from names to arrays, not ndarray"):
+        module.run(x)
 
 
 def test_errors_of_the_runtime_become_python_errors(tmp_path):

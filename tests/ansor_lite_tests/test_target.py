@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,12 @@ def test_json_in_all_forms_gives_the_target_back() -> None:
 def test_refuses_what_is_no_target(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         targets.parse(text)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2", 1.5])
+def test_refuses_what_is_no_number_of_threads(threads: Any) -> None:
+    with pytest.raises(InputError, match="at least one thread"):
+        targets.parse("native", threads)
 
 
 def test_refuses_to_run_code_for_instructions_this_machine_lacks() -> None:
