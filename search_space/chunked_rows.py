@@ -44,7 +44,7 @@ from search_space.tiling import (
 )
 
 # Rows of a block of a good guess: all that is summed comes to the cache once for every block.
-USUAL_ROWS = 96
+USUAL_ROWS = 192
 # Chunks are not shorter: their register tiles would have no room.
 SHORTEST = 64
 
@@ -61,7 +61,7 @@ def rule_chunk(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, .
     found = exponentials(draft.current, stage, axis.name)
     if found is None or block < hardware.l2_bytes or stage.name in masks(draft.current):
         return None
-    length = _length(stage, found)
+    length = _length(stage, found, hardware)
     if found.powers.spatial[-1].extent < hardware.lanes(dtype_bytes_of(stage)):
         return None
     if not length or found.powers.spatial[-1].name == found.axis or not has_data_reuse(stage):
@@ -70,12 +70,16 @@ def rule_chunk(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[Draft, .
     return draft.rewrite(Chunk(stage.name, axis.name, length), label="chunks"), draft
 
 
-def _length(stage: Stage, found: Exponentials) -> int:
-    """Chunks that are as long as the sums of all of them: less of either is more of the other."""
+def _length(stage: Stage, found: Exponentials, hardware: Hardware) -> int:
+    """Chunks that are as long as the sums of all of them: less of either is more of the other.
+
+    What the rows of a block need of one takes about half of the cache at most.
+    """
     (axis,) = stage.reduce
     read = next(r for r in stage.reads() if r.tensor == found.powers.name)
     sums = prod(a.extent for a in stage.spatial if a.name not in axes_of(read))
-    wanted = sqrt(axis.extent * sums)
+    most = hardware.l2_bytes // (2 * USUAL_ROWS * dtype_bytes_of(stage))
+    wanted = min(sqrt(axis.extent * sums), most)
     lengths = [n for n in range(SHORTEST, axis.extent // 2 + 1) if axis.extent % n == 0]
     return max(lengths, key=lambda n: (min(n / wanted, wanted / n), n), default=0)
 
@@ -122,7 +126,15 @@ def rule_chunked_rows(draft: Draft, stage: Stage, hardware: Hardware) -> tuple[D
             axes = found.inside[inner.name].items()
             single = next(own for own, axis in axes if axis == found.chunk)
             draft = placed(draft, current, chunk, block, hardware, single)
+            draft = _tile_by_tile(draft, inner)
     return (draft.called("chunked-rows"),)
+
+
+def _tile_by_tile(draft: Draft, stage: Stage) -> Draft:
+    """A good guess has panels of one register tile: blocks of rows seldom hold several of them."""
+    name = f"{stage.name}.columns"
+    knob = next((k for k in draft.knobs if k.name == name), None)
+    return draft if knob is None else draft.narrowed(knob, 0)
 
 
 def _chunks(draft: Draft, stage: Stage, hardware: Hardware) -> _Chunks | None:

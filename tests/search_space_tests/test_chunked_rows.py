@@ -15,7 +15,8 @@ from schedules.dag import ComputeDAG
 from schedules.hardware import Hardware
 from schedules.nest import effective_steps, follow
 from schedules.sketch import Sketch
-from schedules.steps import ComputeAt, StoreAt
+from schedules.steps import Chunk, ComputeAt, StoreAt
+from search_space.chunked_rows import USUAL_ROWS
 from search_space.sketch_generation import generate_sketches
 
 TINY = replace(HARDWARE, l2_bytes=4096)
@@ -49,6 +50,13 @@ def test_a_chunk_is_computed_inside_the_sum_of_parts() -> None:
     kept = {s.stage: (s.target, s.loop) for s in sketch.steps if isinstance(s, StoreAt)}
     assert set(kept) == {"peak.part", "total.part"}
     assert set(kept.values()) == block
+
+
+@pytest.mark.parametrize("keys", [8192, 16384, 24576])
+def test_what_a_block_needs_of_a_chunk_takes_about_half_of_the_cache(keys: int) -> None:
+    sketch = _chunked(workloads.attention(2, 768, keys, 64).dag, HARDWARE)
+    (length,) = (s.length for s in sketch.steps if isinstance(s, Chunk))
+    assert 0.3 < length * USUAL_ROWS * 4 / HARDWARE.l2_bytes < 0.7
 
 
 def test_what_is_kept_grows_slower_than_the_rows() -> None:
