@@ -78,8 +78,17 @@ def _fewest(follower: Follower, target: StagePlan, position: int) -> int:
 
 
 def _picks_by_place(body: Expr) -> bool:
+    """Whether an axis decides what is computed, and not just the value of a tensor."""
     selects = (n for n in walk(body) if isinstance(n, Call) and n.op == "select")
-    return any(isinstance(node, Axis) for select in selects for node in walk(select.args[0]))
+    return any(_tests_place(select.args[0]) for select in selects)
+
+
+def _tests_place(condition: Expr) -> bool:
+    match condition:
+        case Call(_, args):
+            return any(_tests_place(a) for a in args)
+        case _:
+            return isinstance(condition, Axis)
 
 
 class _Rows:

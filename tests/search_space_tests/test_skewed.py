@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from built import Case
@@ -10,7 +12,7 @@ from small_tasks import HARDWARE
 from ansor_lite import workloads as w
 from schedules.dag import REDUCE, ComputeDAG, IterAxis, Stage, Tensor
 from schedules.errors import ScheduleError
-from schedules.expr import Axis, Call, Expr, Read
+from schedules.expr import Axis, Call, Const, Expr, Read
 from schedules.nest import effective_steps
 from schedules.sketch import Sketch
 from schedules.steps import Annotate, ComputeAt, Reorder, SplitReduction, Tile
@@ -71,6 +73,23 @@ def test_steps_that_do_not_divide_a_row_keep_rows_apart() -> None:
 
 def test_rows_in_memory_are_not_skewed() -> None:
     assert not _skewed(w.softmax(4096, 4096).dag)
+
+
+def test_data_may_decide_what_is_computed_but_places_may_not() -> None:
+    """A mask that is read leaves a loop as it is."""
+    zero = Const(0.0, F)
+    by_data = Call("lt", (Read("x", (Axis("i0"), Axis("j")), F), zero), "bool")
+    by_place = Call("lt", (Axis("j"), Axis("i0")), "bool")
+    for condition, skewed in ((by_data, True), (by_place, False)):
+        dag = _shares((16,), 64)
+        power = dag.stage("power")
+        hidden = replace(power, body=Call("select", (condition, power.body, zero), F))
+        stages = tuple(hidden if s is power else s for s in dag.stages)
+        case = Case(replace(dag, stages=stages), HARDWARE)
+        sketches = _skewed(case.dag)
+        assert bool(sketches) == skewed
+        for sketch in sketches[:1]:
+            assert case.error(effective_steps(sketch, np.zeros(1, np.int32))) < 1e-6
 
 
 def _doubled(rows: int, width: int = 8, lanes: int = 8) -> None:
