@@ -10,11 +10,12 @@ it leaves are ordinary ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
-from schedules.dag import ComputeDAG, IterAxis, Stage
+from schedules.dag import ComputeDAG, IterAxis, Stage, without_unread
 from schedules.errors import ScheduleError
 from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
 from schedules.steps import ShiftedMoments
@@ -77,13 +78,15 @@ def shifted_moments(dag: ComputeDAG, step: ShiftedMoments) -> ComputeDAG:
     if stage is None or found is None or not 1 <= step.points <= stage.reduce[-1].extent:
         raise ScheduleError(f"shifted_moments of {step.stage!r}: no squares around a mean")
     guess = (_first(found, step.points), _shift(found, step.points))
+    shared = partial(_shared, found)
     stages: list[Stage] = []
     for each in dag.stages:
         if each == found.total:
             stages += [*guess, _moments(found), _total(found)]
         else:
-            stages.append(_squares(found) if each == stage else each)
-    return replace(dag, stages=tuple(stages))
+            new = _squares(found) if each == stage else each
+            stages.append(replace(new, body=rebuild(new.body, shared)))
+    return without_unread(replace(dag, stages=tuple(stages)))
 
 
 def _axes_of(stage: Stage, total: Stage) -> dict[str, str] | None:
@@ -122,9 +125,8 @@ def _moments(found: Squares) -> Stage:
     """``[..., power, last axis]``: the sums of distances from the guess and of their squares."""
     stage = found.squares
     power = IterAxis(f"{stage.name}.power", 2)
-    places = tuple(Axis(a.name) for a in stage.spatial)
-    shift = Read(f"{stage.name}.shift", places, stage.dtype)
-    distance = Call("sub", (found.value, shift), stage.dtype)
+    guess = _guess(found, [Axis(a.name) for a in stage.spatial])
+    distance = Call("sub", (found.value, guess), stage.dtype)
     plain = Call("eq", (Axis(power.name), Const(0, INDEX_DTYPE)), "bool")
     factor = Call("select", (plain, Const(1.0, stage.dtype), distance), stage.dtype)
     body = Call("mul", (distance, factor), stage.dtype)
@@ -132,30 +134,45 @@ def _moments(found: Squares) -> Stage:
     return Stage(f"{stage.name}.moments", (*axes, *stage.reduce), body, stage.dtype, "sum")
 
 
-def _moment(found: Squares, stage: Stage, power: int) -> Read:
-    places: list[Expr] = [Axis(a.name) for a in stage.spatial]
-    places.insert(max(0, len(places) - 1), Const(power, INDEX_DTYPE))
-    return Read(f"{found.squares.name}.moments", tuple(places), stage.dtype)
+def _moment(found: Squares, power: int, places: Sequence[Expr]) -> Read:
+    indices = [*places[:-1], Const(power, INDEX_DTYPE), *places[-1:]]
+    return Read(f"{found.squares.name}.moments", tuple(indices), found.squares.dtype)
 
 
-def _guess(found: Squares, stage: Stage) -> Read:
-    places = tuple(Axis(a.name) for a in stage.spatial)
-    return Read(f"{found.squares.name}.shift", places, stage.dtype)
+def _guess(found: Squares, places: Sequence[Expr]) -> Read:
+    return Read(f"{found.squares.name}.shift", tuple(places), found.squares.dtype)
 
 
 def _total(found: Squares) -> Stage:
     total, dtype = found.total, found.total.dtype
-    most = Call("mul", (_guess(found, total), Const(float(found.count), dtype)), dtype)
-    body = Call("add", (_moment(found, total, 0), most), dtype)
+    places = [Axis(a.name) for a in total.spatial]
+    guesses = Call("mul", (_guess(found, places), Const(float(found.count), dtype)), dtype)
+    body = Call("add", (_moment(found, 0, places), guesses), dtype)
     return Stage(total.name, total.spatial, body, dtype)
+
+
+def _shared(found: Squares, node: Expr) -> Expr | None:
+    """A quotient of one of the sums and a number, without dividing; that by the count is a mean."""
+    match node:
+        case Call("div", (Read(tensor, places, dtype), Const(float(divisor)))) if divisor:
+            inverse = Const(1.0 / divisor, dtype)
+        case _:
+            return None
+    if tensor == found.squares.name:
+        return Call("mul", (node.args[0], inverse), dtype)
+    if tensor != found.total.name or divisor != found.count:
+        return None
+    distance = Call("mul", (_moment(found, 0, places), inverse), dtype)
+    return Call("add", (distance, _guess(found, places)), dtype)
 
 
 def _squares(found: Squares) -> Stage:
     stage, dtype = found.squares, found.squares.dtype
     count = Const(float(found.count), dtype)
-    far = Call("sub", (found.mean, _guess(found, stage)), dtype)
-    twice = Call("mul", (_moment(found, stage, 0), Const(2.0, dtype)), dtype)
+    places = [Axis(a.name) for a in stage.spatial]
+    far = Call("sub", (found.mean, _guess(found, places)), dtype)
+    twice = Call("mul", (_moment(found, 0, places), Const(2.0, dtype)), dtype)
     less = Call("sub", (Call("mul", (far, count), dtype), twice), dtype)
-    around = Call("add", (_moment(found, stage, 1), Call("mul", (far, less), dtype)), dtype)
+    around = Call("add", (_moment(found, 1, places), Call("mul", (far, less), dtype)), dtype)
     # Below 0 by rounding only: the magnitude is no further off, and no root fails.
     return Stage(stage.name, stage.spatial, Call("abs", (around,), dtype), dtype)
