@@ -16,6 +16,7 @@ from search_space.analysis import (
     has_data_reuse,
     has_math,
     is_piecewise,
+    piecewise_axes,
     single_consumer,
     vector_axis,
 )
@@ -210,7 +211,9 @@ def _simple_nest(
     choices = _registers(stage, axis, sliding, lanes, hardware)
     knob = Knob(f"{stage.name}.vectors", choices, stage.name)
     names = [a.name for a in stage.spatial if a.name != axis.name]
-    leading = list(outer) if outer else enough_axes(stage, names, hardware)
+    picking = {name for each in reducing for name in piecewise_axes(each)}
+    apart = [name for name in names if name not in picking]
+    leading = list(outer) if outer else enough_axes(stage, apart, hardware)
     blocks = [f"{n}.0" for n in (*leading, *(n for n in names if n not in leading))]
     vector = [f"{axis.name}.{level}" for level in range(3)]
     work = prod(stage.axis(name).extent for name in leading)
@@ -263,8 +266,10 @@ def _reductions(draft: Draft, accumulator: Stage) -> list[Stage]:
 
 
 def _sliding_axes(stage: Stage, reducing: list[Stage], vector: IterAxis) -> tuple[str, ...]:
-    """The last axes of ``stage`` but ``vector`` along which windows overlap: they share reads."""
-    sliding = {name for each in reducing for name in _slides(each)} - {vector.name}
+    """The last axes of ``stage`` but ``vector`` along which windows overlap, or an expression is
+    picked: they share reads."""
+    found = (_slides(each) | piecewise_axes(each) for each in reducing)
+    sliding = set().union(*found) - {vector.name}
     return tuple(a.name for a in stage.spatial if a.name in sliding and a.extent > 1)[-ROW_AXES:]
 
 
