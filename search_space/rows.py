@@ -233,7 +233,9 @@ def _simple_nest(
         Annotate(stage.name, (vector[2],), "vectorize"),
     ]
     together = [stage, *reducing, *(draft.current.stage(name) for name in group)]
-    if sum(prod(a.extent for a in s.axes) for s in together) >= PARALLEL_WORK:
+    total = sum(prod(a.extent for a in s.axes) for s in together)
+    inside = any(isinstance(s, ComputeAt) and s.stage == stage.name for s in draft.loops)
+    if total >= PARALLEL_WORK and not inside:
         steps.append(Annotate(stage.name, tuple(fused), "parallel"))
     if reducing or rows:
         steps.append(Annotate(stage.name, tuple(tile), "unroll"))

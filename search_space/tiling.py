@@ -413,6 +413,9 @@ def _with_producers(
 
     ``by_row``: not for padding that can be read through, which is never slower.
     """
+    rows = _rows_of_both(draft, pair)
+    if rows is not None:
+        return [draft.loop(ComputeAt(rows.name, pair.consume.name, _last_parallel(pair)))]
     producers = [
         dag_stage
         for dag_stage in draft.pending
@@ -434,6 +437,19 @@ def _with_producers(
             branch = branch.loop(*vector_steps(producer, hardware)).place(producer.name)
         branches.append(branch)
     return branches
+
+
+def _rows_of_both(draft: Draft, pair: TilePair) -> Stage | None:
+    """The elementwise stage whose rows the accumulation reads, and the consumer what they say of
+    its results. Rows of a block stay in the cache so; their own loops come later."""
+    vector, both = pair.axes[pair.vector.name], {pair.accumulate.name, pair.consume.name}
+    moving = {a.tensor for a in stage_accesses(pair.consume) if moves_with(a, vector)}
+    for stage in draft.pending:
+        if not is_elementwise(stage) or stage.name in (*moving, *draft.current.outputs):
+            continue
+        if set(draft.current.consumers[stage.name]) == both:
+            return stage
+    return None
 
 
 def vector_steps(stage: Stage, hardware: Hardware) -> list[Step]:
