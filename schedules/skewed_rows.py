@@ -4,8 +4,8 @@
 s[i]`` walks along every row three times, and each walk waits for what the one before has found out.
 One walk that divides row ``i - 2``, exponentiates row ``i - 1`` and looks for the maximum of row
 ``i`` keeps all units of a processor busy; in compilers this is loop skewing and fusion. Read
-``nest.py`` first; it counts rows one after the other: as much work, at other times. Separate because
-the search asks this too, before there is code.
+``nest.py`` first; it counts rows one after the other: as much work, at other times. Separate
+because the search asks this too, before there is code.
 """
 
 from __future__ import annotations
