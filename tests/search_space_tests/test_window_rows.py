@@ -46,6 +46,15 @@ def test_sums_of_few_vectors_stand_beside_each_other() -> None:
     assert max(row[0] for row in knob.choices) > 1
 
 
+def test_neighbours_that_share_keys_share_a_register_tile() -> None:
+    """Scores of a group beside each other, for all its rows of keys; blocks of whole groups."""
+    sketch = generate_sketches(WINDOWS["image"](640), HARDWARE)[0]
+    tiles = {k.name: k.choices for k in sketch.knobs}
+    assert (2, 3, 1) in tiles["scaled.register"]
+    assert {tile[1] for tile in tiles["attended.register"]} == {1, 2}
+    assert min(tile[0] * tile[-1] for tile in tiles["attended.register"]) < HARDWARE.lanes(4)
+
+
 def _scores(dag: ComputeDAG) -> dict[str, bool]:
     """Tensor -> whether its reads are contiguous along the last axis of the window."""
     accesses = stage_accesses(dag.stage("scores"))
