@@ -8,8 +8,10 @@ multipliers takes two thirds of the time when two summands of three come in a pa
 size (Brent, Stanford CS-157, 1970), so rows are divided by their mean magnitude, and so are the
 constants, when a network is compiled.
 
-A row lies between zeros: the single summands, the last first, then the first ones of all pairs,
-then the second ones. Behind the last group there are zeros so, but for the first one of a pair.
+A row lies between zeros. Its first third are single summands, read backwards, its second one the
+first ones of pairs and its last one the second ones: behind the last group, singles and second ones
+are zeros, and the first one is what the second one of the first group is. That group has what is
+subtracted from a column, and no sum must be a multiple of three.
 """
 
 from __future__ import annotations
@@ -119,10 +121,10 @@ def pair_products(dag: ComputeDAG, step: PairProducts) -> ComputeDAG:
 def constant_pairs(dag: ComputeDAG, step: PairProducts) -> ComputeDAG:
     """The program, over constants alone, of the matrix that ``step`` leaves; its only output.
 
-    ``w'[g, c, j]``: of element ``c`` of group ``g``, divided by the mean magnitude of all. Behind
-    the last group, where only the first one of a pair is not zero but the second one of the first
-    group: the divisor, for whoever wants it; one, which that second one has less; and what is to be
-    subtracted from column ``j``.
+    ``w'[g, c, j]``: for summand ``c`` of group ``g``, a single one, the first or the second one of
+    a pair; divided by the mean magnitude of all. Behind the last group: the divisor, that a single
+    zero meets; one, for a first one that has one less where it is a second one; and what is
+    subtracted from column ``j``, which is added to that first one.
     """
     found = _found(dag, step)
     outer, groups, column = _outer(found), found.groups, found.column
