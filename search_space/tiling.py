@@ -11,7 +11,7 @@ from math import prod
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
 from schedules.expr import Call
-from schedules.footprint import count_operations, terms_of
+from schedules.footprint import terms_of
 from schedules.guards import skips_padding
 from schedules.hardware import Hardware
 from schedules.plan import read_alike, reads_one_place, stage_accesses
@@ -387,14 +387,13 @@ def _fetched_ahead(drafts: list[Draft], pairs: list[TilePair], hardware: Hardwar
     packed = {(s.stage, s.tensor) for s in draft.loops if isinstance(s, Pack) and s.at is None}
     steps = []
     for stage in (pair.accumulate for pair in pairs):
-        products = prod(a.extent for a in stage.axes) * count_operations(stage).get("mad", 1)
         large = [
             tensor
             for reader, tensor in packed
             if reader == stage.name
             and inputs[tensor].constant
             and prod(inputs[tensor].shape) * dtype_bytes_of(stage) > hardware.l2_bytes
-            and products // prod(inputs[tensor].shape) in AHEAD_USES
+            and prod(a.extent for a in stage.axes) // prod(inputs[tensor].shape) in AHEAD_USES
         ]
         if large and stage.reduce:
             steps.append(Annotate(stage.name, (f"{stage.reduce[-1].name}.0",), "prefetch"))
