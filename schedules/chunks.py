@@ -15,7 +15,7 @@ import numpy as np
 
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
-from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
+from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, axes_in, rebuild
 from schedules.steps import Chunk
 
 
@@ -59,9 +59,9 @@ def _powers(dag: ComputeDAG, read: Read) -> Exponentials | None:
         return None
     along = greatest.body.indices.index(Axis(greatest.reduce[0].name))
     axis = values.indices[along]
-    if not isinstance(axis, Axis) or axis.name in _axes(most):
+    if not isinstance(axis, Axis) or axis.name in axes_in(most):
         return None
-    others = (n for n, i in enumerate(values.indices) if n != along and axis.name in _axes(i))
+    others = (n for n, i in enumerate(values.indices) if n != along and axis.name in axes_in(i))
     readers = (dag.stage(name) for name in dag.consumers[powers.name])
     sums = {s.name: _added_along(s, powers, axis.name) for s in readers}
     if any(others) or not all(sums.values()):
@@ -78,7 +78,7 @@ def _added_along(stage: Stage, powers: Stage, axis: str) -> str:
         return ""
     added = Axis(stage.reduce[0].name)
     places = zip((a.name for a in powers.spatial), reads[0].indices, strict=True)
-    along = [name for name, index in places if added.name in _axes(index)]
+    along = [name for name, index in places if added.name in axes_in(index)]
     plain = reads[0].indices[[a.name for a in powers.spatial].index(axis)] == added
     return added.name if plain and along == [axis] else ""
 
@@ -87,10 +87,6 @@ def _factors(expr: Expr) -> list[Expr]:
     if isinstance(expr, Call) and expr.op == "mul":
         return [f for arg in expr.args for f in _factors(arg)]
     return [expr]
-
-
-def _axes(expr: Expr) -> set[str]:
-    return {node.name for node in walk(expr) if isinstance(node, Axis)}
 
 
 # ------------------------------------------------------------------ the rewrite
@@ -231,7 +227,7 @@ def _read_at(dag: ComputeDAG, stage: Stage, cut: dict[str, str]) -> str:
         for read in dag.stage(reader).reads():
             if read.tensor == stage.name:
                 places = zip(stage.spatial, read.indices, strict=True)
-                at = [(a.name, index) for a, index in places if cut[reader] in _axes(index)]
+                at = [(a.name, index) for a, index in places if cut[reader] in axes_in(index)]
                 axes |= {name if index == Axis(cut[reader]) else "" for name, index in at}
                 axes |= {""} if len(at) != 1 else set()
     return axes.pop() if len(axes) == 1 else ""

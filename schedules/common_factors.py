@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schedules.dag import ComputeDAG, Stage
-from schedules.expr import Axis, Call, Const, Expr, Read, rebuild, walk
+from schedules.expr import Call, Const, Expr, Read, axes_in, substitute_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def _cancels(dag: ComputeDAG, most: str) -> bool:
 def _is_shared(stage: Stage, factor: _Factor) -> bool:
     """All that ``stage`` combines to one element has one factor, which the result keeps."""
     combined = {a.name for a in stage.reduce}
-    used = {e.name for place in factor.at for e in walk(place) if isinstance(e, Axis)}
+    used = {name for place in factor.at for name in axes_in(place)}
     return factor == _ONE or (combined.isdisjoint(used) and stage.combiner != "prod")
 
 
@@ -84,10 +84,7 @@ class _Followed:
             return _ONE
         axes = (a.name for a in self.dag.stage(read.tensor).spatial)
         places = dict(zip(axes, read.indices, strict=True))
-        at = (
-            rebuild(e, lambda n: places.get(n.name) if isinstance(n, Axis) else None)
-            for e in known.at
-        )
+        at = (substitute_axes(place, places) for place in known.at)
         return _Factor(known.power, tuple(at))
 
     def same(self, args: tuple[Expr, ...] | list[Expr]) -> _Factor | None:

@@ -6,7 +6,7 @@ answers whether an index is a sum of axes with integer coefficients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -129,6 +129,16 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
         expr = expr if indices == expr.indices else Read(expr.tensor, indices, expr.dtype)
     changed = change(expr)
     return expr if changed is None else changed
+
+
+def substitute_axes(expr: Expr, values: Mapping[str, Expr]) -> Expr:
+    """``expr`` with axes replaced by expressions."""
+    return rebuild(expr, lambda node: values.get(node.name) if isinstance(node, Axis) else None)
+
+
+def axes_in(expr: Expr) -> set[str]:
+    """Axes of the enclosing stage that ``expr`` depends on."""
+    return {node.name for node in walk(expr) if isinstance(node, Axis)}
 
 
 def picking_axis(expr: Expr) -> str | None:

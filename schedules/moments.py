@@ -17,7 +17,17 @@ from math import prod
 
 from schedules.dag import ComputeDAG, IterAxis, Stage, without_unread
 from schedules.errors import ScheduleError
-from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
+from schedules.expr import (
+    INDEX_DTYPE,
+    Axis,
+    Call,
+    Const,
+    Expr,
+    Read,
+    axes_in,
+    rebuild,
+    substitute_axes,
+)
 from schedules.steps import ShiftedMoments
 
 
@@ -49,14 +59,14 @@ def squares_around_mean(dag: ComputeDAG, stage: Stage) -> Squares | None:
         case _:
             return None
     reduced = {a.name for a in stage.reduce}
-    if stage.combiner != "sum" or "float" not in stage.dtype or _axes(mean) & reduced:
+    if stage.combiner != "sum" or "float" not in stage.dtype or axes_in(mean) & reduced:
         return None
     before = dag.stages[: dag.stages.index(stage)]
     for total in before:
         names = _axes_of(stage, total)
         if names is None or total.combiner != "sum" or total.dtype != stage.dtype:
             continue
-        if _renamed(value, names) == total.body:
+        if substitute_axes(value, {a: Axis(b) for a, b in names.items()}) == total.body:
             return Squares(stage, total, value, mean, names)
     return None
 
@@ -96,19 +106,11 @@ def _axes_of(stage: Stage, total: Stage) -> dict[str, str] | None:
     return {a.name: b.name for a, b in zip(stage.axes, total.axes, strict=True)}
 
 
-def _renamed(expr: Expr, names: Mapping[str, str]) -> Expr:
-    return rebuild(expr, lambda e: Axis(names[e.name]) if isinstance(e, Axis) else None)
-
-
-def _axes(expr: Expr) -> set[str]:
-    return {node.name for node in walk(expr) if isinstance(node, Axis)}
-
-
 def _first(found: Squares, points: int) -> Stage:
     """The sum of ``points`` elements along the last axis, at the start of the others."""
     stage = found.squares
     start = {a.name: Const(0, INDEX_DTYPE) for a in stage.reduce[:-1]}
-    value = rebuild(found.value, lambda e: start.get(e.name) if isinstance(e, Axis) else None)
+    value = substitute_axes(found.value, start)
     axes = (*stage.spatial, replace(stage.reduce[-1], extent=points))
     return Stage(f"{stage.name}.first", axes, value, stage.dtype, "sum")
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from schedules.dag import ComputeDAG, Stage
 from schedules.errors import ScheduleError
-from schedules.expr import Axis, Call, Const, Expr, Read, rebuild, walk
+from schedules.expr import Axis, Call, Const, Expr, Read, axes_in, rebuild, walk
 from schedules.steps import Reciprocal
 
 
@@ -29,7 +29,7 @@ def shared_divisor(stage: Stage, axis: str) -> Expr | None:
     for node in walk(stage.body):
         if isinstance(node, Call) and node.op == "div" and node.dtype == stage.dtype:
             divisor = node.args[1]
-            axes = _axes(divisor)
+            axes = axes_in(divisor)
             reads = {n for n in walk(divisor) if isinstance(n, Read)}
             if axes and axis not in axes and reads <= always:
                 return divisor
@@ -43,7 +43,7 @@ def reciprocal(dag: ComputeDAG, step: Reciprocal) -> ComputeDAG:
     name = f"{step.stage}.inverse"
     if stage is None or divisor is None or name in dag.by_name:
         raise ScheduleError(f"reciprocal of {step.stage!r}: no divisor is shared by {step.axis!r}")
-    axes = tuple(a for a in stage.axes if a.name in _axes(divisor))
+    axes = tuple(a for a in stage.axes if a.name in axes_in(divisor))
     inverse = Stage(
         name, axes, Call("div", (Const(1.0, stage.dtype), divisor), stage.dtype), stage.dtype
     )
@@ -66,7 +66,3 @@ def _unguarded(expr: Expr) -> Iterator[Read]:
     if isinstance(expr, Call):
         for arg in expr.args[:1] if expr.op == "select" else expr.args:
             yield from _unguarded(arg)
-
-
-def _axes(expr: Expr) -> set[str]:
-    return {node.name for node in walk(expr) if isinstance(node, Axis)}

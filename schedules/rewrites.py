@@ -8,14 +8,24 @@ constants by :func:`constant_programs`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from schedules.chunks import chunk
 from schedules.dag import REDUCE, SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
-from schedules.expr import INDEX_DTYPE, Axis, Call, Const, Expr, Read, rebuild, walk
+from schedules.expr import (
+    INDEX_DTYPE,
+    Axis,
+    Call,
+    Const,
+    Expr,
+    Read,
+    rebuild,
+    substitute_axes,
+    walk,
+)
 from schedules.late_division import divide_late
 from schedules.minimal_filtering import constant_filter, minimal_filtering
 from schedules.moments import shifted_moments
@@ -97,11 +107,6 @@ def _replace_stage(dag: ComputeDAG, name: str, new: tuple[Stage, ...]) -> Comput
     for stage in dag.stages:
         stages.extend(new if stage.name == name else (stage,))
     return replace(dag, stages=tuple(stages))
-
-
-def substitute_axes(expr: Expr, values: Mapping[str, Expr]) -> Expr:
-    """``expr`` with axes replaced by expressions."""
-    return rebuild(expr, lambda node: values.get(node.name) if isinstance(node, Axis) else None)
 
 
 def inline(dag: ComputeDAG, step: Inline) -> ComputeDAG:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from schedules.dag import SPATIAL, ComputeDAG, IterAxis, Stage
 from schedules.errors import ScheduleError
-from schedules.expr import INDEX_DTYPE, Affine, Axis, Call, Const, Expr, Read, affine, walk
+from schedules.expr import INDEX_DTYPE, Affine, Axis, Call, Const, Expr, Read, affine, axes_in
 from schedules.guards import guarded_term, restored
 from schedules.steps import SplitWindow
 
@@ -52,7 +52,7 @@ def window_along(stage: Stage, tap: str) -> Window | None:
         return None
     (name, stride) = next((n, c) for n, c in index.terms if n != tap)
     axis = stage.axis(name)
-    alone = sum(name in _axes(i) for i in term.body.indices) == 1
+    alone = sum(name in axes_in(i) for i in term.body.indices) == 1
     if axis.kind != SPATIAL or stride < 1 or not alone:
         return None
     window = Window(axis, stage.axis(tap), stride, moving[0], term.body, term.conditions)
@@ -100,7 +100,7 @@ def _column(window: Window) -> Expr:
 def _by_column(condition: Expr, window: Window) -> Expr | None:
     """A condition as one on the column, or ``None`` where columns do not decide it."""
     pair = {window.axis.name, window.tap.name}
-    if not _axes(condition) & pair:
+    if not axes_in(condition) & pair:
         return condition
     if not isinstance(condition, Call) or len(condition.args) != 2:
         return None
@@ -134,7 +134,3 @@ def _sum(index: Affine) -> Expr:
     if total is None or index.constant == 0:
         return constant if total is None else total
     return Call("add", (total, constant), INDEX_DTYPE)
-
-
-def _axes(expr: Expr) -> set[str]:
-    return {node.name for node in walk(expr) if isinstance(node, Axis)}

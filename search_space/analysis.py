@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from schedules.dag import ComputeDAG, IterAxis, Stage
-from schedules.expr import OPERATIONS, Axis, Call, Const, Expr, Read, affine, picking_axis, walk
+from schedules.expr import (
+    OPERATIONS,
+    Axis,
+    Call,
+    Const,
+    Expr,
+    Read,
+    affine,
+    axes_in,
+    picking_axis,
+    walk,
+)
 from schedules.plan import Access, stage_accesses
 
 
@@ -26,7 +37,7 @@ def has_anchor(dag: ComputeDAG) -> bool:
 
 def axes_of(read: Read) -> set[str]:
     """Axes of the enclosing stage that the element read depends on."""
-    return {node.name for node in walk(read) if isinstance(node, Axis)}
+    return axes_in(read)
 
 
 def is_elementwise(stage: Stage) -> bool:
